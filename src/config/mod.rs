@@ -1,0 +1,1 @@
+//! Flags as typed and files as written, made into one configuration as meant.

@@ -1,0 +1,1 @@
+//! Whether this proxy does its work, for load balancers and the kubelet.

@@ -1,0 +1,1 @@
+//! The HTTP endpoints: health, metrics and health check node ports.

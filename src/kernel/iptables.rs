@@ -1,0 +1,1 @@
+//! The door to iptables: iptables-save and iptables-restore, legacy and nft.

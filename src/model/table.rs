@@ -1,0 +1,179 @@
+//! All ServicePorts of one address family, with what changed since a mode last wrote them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Family, FrontendKey, NodePolicy, ServicePort, ServicePortName};
+
+/// What one address family of this node must do, and what of it is new.
+///
+/// The table remembers the changes until [`settle`](Self::settle) says that a mode carried them out, so that a failed
+/// attempt loses none and a successful one need not look at anything else.
+#[derive(Debug)]
+pub struct ServiceTable {
+    family: Family,
+    node: NodePolicy,
+    ports: BTreeMap<ServicePortName, Arc<ServicePort>>,
+    frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
+    health_checks: BTreeMap<ServiceName, HealthCheck>,
+    changes: Changes,
+}
+
+/// What may differ from what a mode last wrote.
+#[derive(Debug, Clone)]
+pub enum Changes {
+    /// Nothing is known: look at every ServicePort.
+    Everything,
+    /// Only these ServicePorts, each with its state before the first of the changes.
+    Some(BTreeMap<ServicePortName, Change>),
+}
+
+/// What a ServicePort was when a mode last wrote it; what it is now stands in the table.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub before: Option<Arc<ServicePort>>,
+}
+
+/// Namespace and name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What the health check node port of a Service has to answer (externalTrafficPolicy Local load balancers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub node_port: u16,
+    /// Ready endpoints on this node, counted by address. Terminating ones do not count.
+    pub local_endpoints: usize,
+}
+
+impl ServiceTable {
+    pub fn new(family: Family) -> Self {
+        ServiceTable {
+            family,
+            node: NodePolicy::default(),
+            ports: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
+            changes: Changes::Everything,
+        }
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    pub fn node(&self) -> &NodePolicy {
+        &self.node
+    }
+
+    pub fn get(&self, name: &ServicePortName) -> Option<&Arc<ServicePort>> {
+        self.ports.get(name)
+    }
+
+    /// Every ServicePort, by name.
+    pub fn ports(&self) -> impl ExactSizeIterator<Item = &Arc<ServicePort>> {
+        self.ports.values()
+    }
+
+    /// Every frontend with the ServicePort that owns it, by address, protocol and port.
+    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Arc<ServicePort>> {
+        &self.frontends
+    }
+
+    pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
+        &self.health_checks
+    }
+
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// The names to look at, and what each of them was before; with everything changed, all that there are.
+    pub fn changed(&self) -> Box<dyn Iterator<Item = &ServicePortName> + '_> {
+        match &self.changes {
+            Changes::Everything => Box::new(self.ports.keys()),
+            Changes::Some(changes) => Box::new(changes.keys()),
+        }
+    }
+
+    /// Replaces the node-wide part. If that changes it, everything counts as changed.
+    pub fn set_node(&mut self, node: NodePolicy) {
+        if self.node != node {
+            self.node = node;
+            self.changes = Changes::Everything;
+        }
+    }
+
+    /// Adds or replaces a ServicePort. One that is equal to what is there keeps its `Arc` and is no change.
+    pub fn set(&mut self, port: ServicePort) {
+        let before = self.ports.get(&port.name);
+        if before.is_some_and(|before| **before == port) {
+            return;
+        }
+        let before = before.cloned();
+        let name = port.name.clone();
+        let port = Arc::new(port);
+        if let Some(before) = &before {
+            self.forget_frontends(before);
+        }
+        for frontend in &port.frontends {
+            self.frontends.insert(port.key(frontend), Arc::clone(&port));
+        }
+        self.ports.insert(name.clone(), port);
+        self.note_change(name, before);
+    }
+
+    pub fn remove(&mut self, name: &ServicePortName) {
+        if let Some(before) = self.ports.remove(name) {
+            self.forget_frontends(&before);
+            self.note_change(name.clone(), Some(before));
+        }
+    }
+
+    pub fn set_health_check(&mut self, service: ServiceName, check: Option<HealthCheck>) {
+        match check {
+            Some(check) => self.health_checks.insert(service, check),
+            None => self.health_checks.remove(&service),
+        };
+    }
+
+    /// The changes so far are in the kernel.
+    pub fn settle(&mut self) {
+        self.changes = Changes::Some(BTreeMap::new());
+    }
+
+    /// The kernel may hold anything: the next plan has to look at all of it.
+    pub fn unsettle(&mut self) {
+        self.changes = Changes::Everything;
+    }
+
+    pub fn is_settled(&self) -> bool {
+        matches!(&self.changes, Changes::Some(changes) if changes.is_empty())
+    }
+
+    /// A frontend may have gone to another ServicePort already, which then keeps it.
+    fn forget_frontends(&mut self, port: &ServicePort) {
+        for frontend in &port.frontends {
+            let key = port.key(frontend);
+            if self.frontends.get(&key).is_some_and(|owner| owner.name == port.name) {
+                self.frontends.remove(&key);
+            }
+        }
+    }
+
+    fn note_change(&mut self, name: ServicePortName, before: Option<Arc<ServicePort>>) {
+        if let Changes::Some(changes) = &mut self.changes {
+            changes.entry(name).or_insert(Change { before });
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The data planes. Each folder holds one mode, with the same file names in each.
+//!
+//! A mode translates a [`ServiceTable`] into what one kernel facility understands. It decides nothing about what a
+//! Service means: that was decided when the table was compiled.
+
+pub mod iptables;
+
+use std::error::Error;
+use std::fmt;
+use std::time::Instant;
+
+use crate::model::{Scheduler, ServicePortName, ServiceTable};
+
+/// One way of getting Service traffic to endpoints, for one address family. Blocking on purpose: the sync loop is an
+/// ordinary thread.
+pub trait Mode {
+    /// What `apply` will do. Its `Display` is what `ferrovia plan`, golden tests and debug logs show.
+    type Plan: fmt::Display;
+    type Error: ModeError;
+
+    /// The schedulers that this mode has, its default first.
+    const SCHEDULERS: &'static [Scheduler];
+
+    /// Reads what this mode has in the kernel. Called first, and again after any failed `apply` or noticed drift.
+    fn observe(&mut self) -> Result<(), Self::Error>;
+
+    /// Decides everything. Pure. Looks only at `want.changes()`, or at everything if `observe` came since the last plan.
+    fn plan(&self, want: &ServiceTable, now: Instant) -> Self::Plan;
+
+    /// Carries the plan out. `want` is the table that the plan was made from.
+    fn apply(&mut self, plan: Self::Plan) -> Result<(), Self::Error>;
+
+    /// Whether `plan` has nothing to do.
+    fn is_empty(plan: &Self::Plan) -> bool;
+
+    /// Whether somebody else may have changed what this mode wrote. Cheap enough to be called every second whatever the
+    /// size of the table; a `Suspected` is settled by `observe` and `plan`.
+    fn drift(&mut self) -> Result<Drift, Self::Error>;
+
+    /// When `plan` would say something new though nothing changed: a drain ending, a chain now deletable.
+    fn wake(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Removes everything that this mode, in any version, may have created in this family.
+    fn cleanup(&mut self) -> Result<(), Self::Error>;
+}
+
+/// Why a mode could not do its work.
+pub trait ModeError: Error + Send + Sync + 'static {
+    /// The one ServicePort without which the same plan would have gone through, where the error tells.
+    fn culprit(&self) -> Option<&ServicePortName> {
+        None
+    }
+}
+
+/// What a look at the kernel's own change stamps says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    None,
+    Suspected,
+}

@@ -1,0 +1,1 @@
+//! Which tracked flows are stale.

@@ -1,0 +1,1 @@
+//! The objects as last seen.

@@ -1,0 +1,1 @@
+//! Builders, namespaces, packet flows and an API server, shared by the tests.

@@ -1,0 +1,3 @@
+//! The integration tests, one binary. `common` is the harness; every other module is a group of cases.
+
+mod common;
