@@ -1,5 +1,7 @@
 //! From Kubernetes objects to a data plane.
 
+#[cfg(test)]
+pub mod builders;
 pub mod compile;
 pub mod conntrack;
 pub mod objects;
