@@ -1,0 +1,1 @@
+//! What the loop tells the outside: log, metrics, health, Events.
