@@ -166,7 +166,10 @@ mod tests {
             ("nodePortAddresses: primary\n", "KubeProxyConfiguration: nodePortAddresses: "),
             ("mode: [\n", "it is no YAML: "),
             (&format!("---\n{HEAD}"), "it has two KubeProxyConfiguration documents"),
-            ("---\napiVersion: v1\nkind: ConfigMap\n", "document 2: apiVersion \"v1\" and kind \"ConfigMap\""),
+            (
+                "---\napiVersion: v1\nkind: ConfigMap\n",
+                "document 2: apiVersion \"v1\" and kind \"ConfigMap\"",
+            ),
         ];
         for (text, beginning) in table {
             let error = decode_after_head(text).unwrap_err().to_string();
@@ -176,7 +179,9 @@ mod tests {
 
     #[test]
     fn another_version_or_an_empty_file_is_refused() {
-        for text in ["", "apiVersion: kubeproxy.config.k8s.io/v1beta1\nkind: KubeProxyConfiguration\n", "mode: ipvs"] {
+        for text in
+            ["", "apiVersion: kubeproxy.config.k8s.io/v1beta1\nkind: KubeProxyConfiguration\n", "mode: ipvs"]
+        {
             assert!(decode(text).is_err(), "{text:?}");
         }
     }

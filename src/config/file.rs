@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration::GoDuration;
 
@@ -54,6 +54,7 @@ pub struct ClientConnection {
     pub kubeconfig: Option<String>,
     pub accept_content_types: Option<String>,
     pub content_type: Option<String>,
+    #[serde(serialize_with = "whole_if_possible")]
     pub qps: Option<f32>,
     pub burst: Option<i32>,
 }
@@ -198,4 +199,12 @@ fn duration_or_nanoseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result
         TextOrNumber::Text(text) => text,
         TextOrNumber::Number(nanos) => GoDuration::from_nanos(nanos).to_string(),
     }))
+}
+
+/// `5`, not `5.0`, as Go writes floats.
+fn whole_if_possible<S: Serializer>(value: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) if value.fract() == 0.0 && value.abs() < 1e9 => serializer.serialize_i64(*value as i64),
+        value => value.serialize(serializer),
+    }
 }

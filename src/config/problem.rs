@@ -73,7 +73,9 @@ pub enum DecodeError {
     Missing { expected: &'static str },
     #[error("it has two {kind} documents")]
     Repeated { kind: &'static str },
-    #[error("document {index}: apiVersion {api_version:?} and kind {kind:?} are not known; known are {known}")]
+    #[error(
+        "document {index}: apiVersion {api_version:?} and kind {kind:?} are not known; known are {known}"
+    )]
     UnknownKind { index: usize, api_version: String, kind: String, known: String },
     #[error("{kind}: {path}: {message}")]
     Field { kind: &'static str, path: String, message: String },
