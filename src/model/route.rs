@@ -1,1 +1,180 @@
 //! What becomes of one packet: the oracle.
+//!
+//! Says in a few lines what every mode has to make a kernel do, so that modes can be tested against it, and so that
+//! `ferrovia explain` can tell a user why a packet went where it went.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{
+    Destination, Endpoint, Frontend, FrontendKey, NodePolicy, Protocol, ServicePort, ServiceTable,
+    TrafficPolicy, Verdict,
+};
+
+/// The first packet of a connection, as it reaches this node or leaves a process on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<'a> {
+    pub source: IpAddr,
+    /// The interface it came in by; `None` for a packet that the node itself sends.
+    pub interface: Option<&'a str>,
+    pub protocol: Protocol,
+    pub destination: IpAddr,
+    pub port: u16,
+}
+
+/// What becomes of the packet. Its `Display` is the outcome column of a flow table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes to one of these. With session affinity, to the one that the client had before, while that is among them.
+    Forward(Vec<Target>),
+    Reject,
+    Drop,
+    /// It is no Service's traffic.
+    Untouched,
+}
+
+/// Where a packet may go, and whose source address it then has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub source: Source,
+    pub endpoint: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    Kept,
+    /// Replaced by an address of this node, so that the answer comes back through it.
+    Masqueraded,
+}
+
+/// `to A B or to C masqueraded`, `reject`, `drop`, `untouched`.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Reject => f.write_str("reject"),
+            Outcome::Drop => f.write_str("drop"),
+            Outcome::Untouched => f.write_str("untouched"),
+            Outcome::Forward(targets) => {
+                for (index, group) in targets.chunk_by(|a, b| a.source == b.source).enumerate() {
+                    f.write_str(if index == 0 { "to" } else { " or to" })?;
+                    for target in group {
+                        write!(f, " {}", target.endpoint)?;
+                    }
+                    if group[0].source == Source::Masqueraded {
+                        f.write_str(" masqueraded")?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a node with this table does with this packet.
+pub fn route(table: &ServiceTable, packet: &Packet<'_>) -> Outcome {
+    let Some((port, frontend)) = find(table, packet) else {
+        return Outcome::Untouched;
+    };
+    match frontend {
+        Frontend::ClusterIp(_) => internal(table, port, packet),
+        _ => external(table.node(), port, frontend, packet, detects_local_traffic(table)),
+    }
+}
+
+/// A Service's own address is looked at before NodePorts, whatever the address.
+fn find<'a>(table: &'a ServiceTable, packet: &Packet<'_>) -> Option<(&'a ServicePort, &'a Frontend)> {
+    let key = |destination| FrontendKey { destination, protocol: packet.protocol, port: packet.port };
+    let owner = |key| {
+        let port = table.frontends().get(&key)?;
+        port.frontends.iter().find(|frontend| port.key(frontend) == key).map(|frontend| (&**port, frontend))
+    };
+    owner(key(Destination::Address(packet.destination))).or_else(|| {
+        let listens = table.node().has_node_ports(packet.destination);
+        listens.then(|| owner(key(Destination::Node))).flatten()
+    })
+}
+
+fn detects_local_traffic(table: &ServiceTable) -> bool {
+    table.node().local_traffic.detects(table.family())
+}
+
+fn is_local_traffic(node: &NodePolicy, packet: &Packet<'_>) -> bool {
+    node.local_traffic.is_local(packet.source, packet.interface)
+}
+
+/// Traffic to a ClusterIP. From off the cluster it is masqueraded: the client's route leads to this node, the endpoint's
+/// may not lead back here.
+fn internal(table: &ServiceTable, port: &ServicePort, packet: &Packet<'_>) -> Outcome {
+    let node = table.node();
+    let off_cluster = detects_local_traffic(table) && !is_local_traffic(node, packet);
+    match port.internal {
+        Verdict::Forward(policy) if node.masquerade_all || off_cluster => {
+            forward(port.endpoints(policy), packet, Source::Masqueraded)
+        }
+        Verdict::Forward(policy) => forward(port.endpoints(policy), packet, Source::Kept),
+        Verdict::Reject => Outcome::Reject,
+        Verdict::Drop => Outcome::Drop,
+    }
+}
+
+fn external(
+    node: &NodePolicy,
+    port: &ServicePort,
+    frontend: &Frontend,
+    packet: &Packet<'_>,
+    detects_local: bool,
+) -> Outcome {
+    // A Service without endpoints has nothing to guard: everybody is told so, as kube-proxy does.
+    if port.external == Verdict::Reject {
+        return Outcome::Reject;
+    }
+    if !is_allowed(port, frontend, packet.source) {
+        return Outcome::Drop;
+    }
+    if port.short_circuit() {
+        if detects_local && is_local_traffic(node, packet) {
+            return forward(&port.cluster, packet, Source::Kept);
+        }
+        // The address may be one of the node's own, and then it is the source too: an endpoint could not answer it.
+        if is_own(node, packet.source) {
+            return forward(&port.cluster, packet, Source::Masqueraded);
+        }
+    }
+    match port.external {
+        Verdict::Forward(TrafficPolicy::Cluster) => forward(&port.cluster, packet, Source::Masqueraded),
+        Verdict::Forward(TrafficPolicy::Local) => forward(&port.local, packet, Source::Kept),
+        Verdict::Reject => Outcome::Reject,
+        Verdict::Drop => Outcome::Drop,
+    }
+}
+
+/// `loadBalancerSourceRanges` guard the load balancer's addresses only, not NodePorts and external IPs.
+fn is_allowed(port: &ServicePort, frontend: &Frontend, source: IpAddr) -> bool {
+    match (frontend, &port.load_balancer_sources) {
+        (Frontend::LoadBalancer(_), Some(allowed)) => allowed.iter().any(|network| network.contains(&source)),
+        _ => true,
+    }
+}
+
+fn is_own(node: &NodePolicy, source: IpAddr) -> bool {
+    source.is_loopback() || node.addresses.binary_search(&source).is_ok()
+}
+
+/// A pod that reaches itself must see another source, or it would answer itself past this node.
+fn forward(endpoints: &[Endpoint], packet: &Packet<'_>, source: Source) -> Outcome {
+    let mut targets: Vec<Target> = endpoints
+        .iter()
+        .map(|endpoint| {
+            let hairpin = endpoint.address == packet.source && endpoint.can_hairpin();
+            Target {
+                source: if hairpin { Source::Masqueraded } else { source },
+                endpoint: SocketAddr::new(endpoint.address, endpoint.port),
+            }
+        })
+        .collect();
+    targets.sort();
+    Outcome::Forward(targets)
+}
+
+#[cfg(test)]
+mod tests;
