@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Protocol, Scheduler};
+use super::{Protocol, Scheduler, ServiceName};
 
 /// Which port of which Service. The protocol belongs to the key: DNS has port 53 twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,16 @@ pub struct ServicePortName {
     /// `spec.ports[].name`, empty for a single unnamed port.
     pub port: Arc<str>,
     pub protocol: Protocol,
+}
+
+impl ServicePortName {
+    pub fn is_of(&self, service: &ServiceName) -> bool {
+        self.namespace == service.namespace && self.service == service.name
+    }
+
+    pub fn service_name(&self) -> ServiceName {
+        ServiceName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.service) }
+    }
 }
 
 /// `namespace/service:port/PROTOCOL`, without `:port` where the port has no name.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Family, FrontendKey, NodePolicy, ServicePort, ServicePortName};
+use super::{Family, FrontendKey, NodePolicy, Protocol, ServicePort, ServicePortName};
 
 /// What one address family of this node must do, and what of it is new.
 ///
@@ -87,6 +87,18 @@ impl ServiceTable {
     /// Every ServicePort, by name.
     pub fn ports(&self) -> impl ExactSizeIterator<Item = &Arc<ServicePort>> {
         self.ports.values()
+    }
+
+    /// The ServicePorts of one Service.
+    pub fn of_service(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<ServicePort>> {
+        let first = ServicePortName {
+            namespace: Arc::clone(&service.namespace),
+            service: Arc::clone(&service.name),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        };
+        let range = self.ports.range(first..);
+        range.map(|(_, port)| port).take_while(move |port| port.name.is_of(service))
     }
 
     /// Every frontend with the ServicePort that owns it, by address, protocol and port.

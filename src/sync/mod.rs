@@ -1,5 +1,7 @@
 //! From Kubernetes objects to a data plane: one ordinary thread that owns the objects, the tables and the modes.
 
+#[cfg(test)]
+pub mod builders;
 pub mod compile;
 pub mod conntrack;
 pub mod objects;
