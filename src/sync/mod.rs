@@ -13,7 +13,7 @@ pub mod store;
 
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::conntrack::Conntrack;
 use crate::model::ServiceTable;
@@ -50,46 +50,55 @@ const FLOWS_RETRY: Duration = Duration::from_secs(1);
 
 /// Owns everything from the objects to the kernel.
 pub struct Sync<M: Mode> {
-    pub store: Store,
-    pub compiler: Compiler,
-    /// One table and one path to the kernel per address family, in the same order.
-    pub tables: Vec<ServiceTable>,
-    pub paths: Vec<Path<M>>,
-    pub conntrack: Box<dyn Conntrack>,
-    pub reporter: Reporter,
+    store: Store,
+    compiler: Compiler,
+    /// One table and one path into the kernel per address family, in the same order.
+    tables: Vec<ServiceTable>,
+    paths: Vec<Path<M>>,
+    conntrack: Box<dyn Conntrack>,
+    reporter: Reporter,
+    addresses_changed: bool,
 }
 
 /// What carries one family's table into the kernel.
-pub struct Path<M: Mode> {
-    pub plane: Plane<M>,
-    pub flows: Reconciler,
+struct Path<M: Mode> {
+    plane: Plane<M>,
+    flows: Reconciler,
+    /// When to look for stale flows; `None` while none can be there.
     flows_due: Option<Instant>,
-    predecessors_retired: bool,
-}
-
-impl<M: Mode> Path<M> {
-    pub fn new(plane: Plane<M>) -> Self {
-        Path { plane, flows: Reconciler::default(), flows_due: None, predecessors_retired: false }
-    }
-
-    fn wake(&self) -> Instant {
-        self.flows_due.map_or(self.plane.wake(), |due| due.min(self.plane.wake()))
-    }
+    /// When the changes that are on their way were made, as far as their authors tell.
+    triggers: Vec<SystemTime>,
 }
 
 impl<M: Mode> Sync<M> {
+    pub fn new(
+        store: Store,
+        compiler: Compiler,
+        planes: impl IntoIterator<Item = (ServiceTable, Plane<M>)>,
+        conntrack: Box<dyn Conntrack>,
+        reporter: Reporter,
+    ) -> Self {
+        let (tables, paths) = planes
+            .into_iter()
+            .map(|(table, plane)| {
+                let flows = Reconciler::default();
+                (table, Path { plane, flows, flows_due: None, triggers: Vec::new() })
+            })
+            .unzip();
+        Sync { store, compiler, tables, paths, conntrack, reporter, addresses_changed: true }
+    }
+
     /// Runs until `Stop`, or until all senders are gone.
     pub fn run(&mut self, inputs: &Receiver<Input>) {
         loop {
             // The schedule comes first: a steady stream of events must not starve it.
             self.work();
             match inputs.recv_timeout(self.idle_time()) {
-                Ok(input) => {
-                    let batch = std::iter::once(input).chain(inputs.try_iter()).take(BATCH);
-                    for input in batch {
+                Ok(first) => {
+                    for input in std::iter::once(first).chain(inputs.try_iter()).take(BATCH) {
                         match input {
-                            Input::Object(event) => self.take(event),
-                            Input::Addresses(addresses) => self.compiler.set_addresses(addresses),
+                            Input::Object(event) => self.store.handle(event),
+                            Input::Addresses(addresses) => self.set_addresses(addresses),
                             Input::Stop => return,
                         }
                     }
@@ -100,18 +109,19 @@ impl<M: Mode> Sync<M> {
         }
     }
 
-    fn take(&mut self, event: Event) {
-        self.reporter.event(&event);
-        self.store.handle(event);
+    fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.compiler.set_addresses(addresses);
+        self.addresses_changed = true;
     }
 
     fn idle_time(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(1);
         if !self.store.lists_done() {
-            return Duration::from_secs(1);
+            return LONGEST;
         }
         let now = Instant::now();
-        let wake = self.paths.iter().map(Path::wake).min();
-        wake.map_or(Duration::from_secs(1), |wake| wake.saturating_duration_since(now))
+        let wakes = self.paths.iter().flat_map(|path| [Some(path.plane.wake()), path.flows_due]).flatten();
+        wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
     }
 
     /// Everything that is due now. Nothing is written before every first list is complete, or a restart would wipe the
@@ -121,17 +131,76 @@ impl<M: Mode> Sync<M> {
             return;
         }
         self.recompile();
-        for (index, path) in self.paths.iter_mut().enumerate() {
-            let table = &mut self.tables[index];
-            if let Err(error) = path.plane.tick(table, Instant::now()) {
-                self.reporter.drift_unknown(table.family(), &error);
-            }
-            if path.plane.is_due(Instant::now()) {
-                write(path, table, &mut self.reporter);
-            }
-            if path.flows_due.is_some_and(|due| due <= Instant::now()) {
-                clear_stale_flows(path, table, self.conntrack.as_mut(), &mut self.reporter);
+        for (path, table) in self.paths.iter_mut().zip(&mut self.tables) {
+            path.work(table, self.conntrack.as_mut(), &self.reporter);
+        }
+    }
+
+    fn recompile(&mut self) {
+        let changed = self.store.take_changed();
+        if changed.is_empty() && !std::mem::take(&mut self.addresses_changed) {
+            return;
+        }
+        self.addresses_changed = false;
+        let started = Instant::now();
+        let problems = self.compiler.recompile(&self.store, &changed, &mut self.tables);
+        let triggers: Vec<_> = self.store.take_triggers().into_values().flatten().collect();
+        let now = Instant::now();
+        for (path, table) in self.paths.iter_mut().zip(&self.tables) {
+            path.triggers.extend(&triggers);
+            if !table.is_settled() {
+                path.plane.request(now);
+                self.reporter.queued(table.family(), now);
             }
         }
+        self.reporter.compiled(now - started, &problems, &self.compiler, &self.store);
+        self.reporter.health_checks(&self.tables);
+    }
+}
+
+impl<M: Mode> Path<M> {
+    fn work(&mut self, table: &mut ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
+        if let Err(error) = self.plane.tick(table, Instant::now()) {
+            reporter.drift_unknown(table.family(), &error);
+        }
+        if self.plane.is_due(Instant::now()) {
+            self.write(table, reporter);
+        }
+        if self.flows_due.is_some_and(|due| due <= Instant::now()) {
+            self.clear_stale_flows(table, conntrack, reporter);
+        }
+    }
+
+    fn write(&mut self, table: &mut ServiceTable, reporter: &Reporter) {
+        let started = Instant::now();
+        self.flows.note(table);
+        match self.plane.sync(table, Instant::now) {
+            Ok(report) => {
+                reporter.synced(table, &report, started.elapsed(), &std::mem::take(&mut self.triggers));
+                // Rules first, then cleaning: a flow cleared before would come back by the old rules.
+                if self.flows.is_due() {
+                    self.flows_due = Some(Instant::now());
+                }
+                if report.first
+                    && let Err(error) = self.plane.mode.retire_predecessors()
+                {
+                    reporter.predecessors_remain(table.family(), &error);
+                }
+            }
+            Err(error) => reporter.failed(table.family(), &error),
+        }
+        reporter.certainty(table.family(), self.plane.is_certain(), self.plane.quarantined());
+    }
+
+    fn clear_stale_flows(
+        &mut self,
+        table: &ServiceTable,
+        conntrack: &mut dyn Conntrack,
+        reporter: &Reporter,
+    ) {
+        let started = Instant::now();
+        let result = self.flows.reconcile(table, conntrack);
+        self.flows_due = result.is_err().then(|| Instant::now() + FLOWS_RETRY);
+        reporter.flows(table.family(), started.elapsed(), &result);
     }
 }
