@@ -160,7 +160,7 @@ fn set(sysctls: &mut impl Sysctls, wanted: &Wanted) -> Result<(), SysctlError> {
 /// The CPUs of this machine, not only those that this process may use (k8s#99225).
 pub fn count_cpus() -> usize {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
-    present
+    online
         .and_then(|text| count_in_list(text.trim()))
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
