@@ -75,8 +75,8 @@ pub trait Conntrack {
         each: &mut dyn FnMut(&Flow),
     ) -> Result<(), ConntrackError>;
 
-    /// Deletes a flow. One that is gone already, or whose addresses a new flow has by now, is left as it is.
-    fn delete(&mut self, flow: &Flow) -> Result<(), ConntrackError>;
+    /// Deletes a flow and says whether it was there. Another one that has its addresses by now is left alone.
+    fn delete(&mut self, flow: &Flow) -> Result<bool, ConntrackError>;
 }
 
 /// The kernel's table.
@@ -110,10 +110,11 @@ impl Conntrack for KernelConntrack {
             .map_err(|source| ConntrackError::List { family, protocol, source })
     }
 
-    fn delete(&mut self, flow: &Flow) -> Result<(), ConntrackError> {
+    fn delete(&mut self, flow: &Flow) -> Result<bool, ConntrackError> {
         match self.connection.execute(codec::delete(flow)) {
-            Err(error) if error.is_not_found() => Ok(()),
-            result => result.map_err(|source| ConntrackError::Delete { flow: Box::new(*flow), source }),
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(source) => Err(ConntrackError::Delete { flow: Box::new(*flow), source }),
         }
     }
 }

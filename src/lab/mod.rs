@@ -17,6 +17,7 @@
 mod client;
 pub mod flows;
 mod responder;
+pub mod runner;
 mod topology;
 
 use std::io;

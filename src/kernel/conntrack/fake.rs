@@ -39,9 +39,10 @@ impl Conntrack for FakeConntrack {
         Ok(())
     }
 
-    fn delete(&mut self, flow: &Flow) -> Result<(), ConntrackError> {
+    fn delete(&mut self, flow: &Flow) -> Result<bool, ConntrackError> {
         self.fail().map_err(|source| ConntrackError::Delete { flow: Box::new(*flow), source })?;
+        let before = self.flows.len();
         self.flows.retain(|kept| kept != flow);
-        Ok(())
+        Ok(self.flows.len() < before)
     }
 }

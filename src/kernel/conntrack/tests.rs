@@ -125,9 +125,9 @@ fn deletes_one_flow_in_either_family_and_zone() {
             let mut table = KernelConntrack::open().unwrap();
             let doomed = flows(&mut table, Family::V4, Protocol::Udp);
             let zoned = doomed.iter().find(|flow| flow.zone == 7).unwrap();
-            table.delete(zoned).unwrap();
+            assert!(table.delete(zoned).unwrap());
             let [v6] = flows(&mut table, Family::V6, Protocol::Udp)[..] else { panic!("one flow") };
-            table.delete(&v6).unwrap();
+            assert!(table.delete(&v6).unwrap());
         })
         .unwrap();
     let left = conntrack(&namespace, "-L");
@@ -143,9 +143,9 @@ fn a_flow_that_is_gone_is_deleted_and_another_entry_stays() {
         .run(|| {
             let mut table = KernelConntrack::open().unwrap();
             let [first, second] = flows(&mut table, Family::V4, Protocol::Udp)[..] else { panic!("two flows") };
-            table.delete(&first).unwrap();
-            table.delete(&first).unwrap();
-            table.delete(&Flow { id: first.id, ..second }).unwrap();
+            assert!(table.delete(&first).unwrap());
+            assert!(!table.delete(&first).unwrap());
+            assert!(!table.delete(&Flow { id: first.id, ..second }).unwrap());
         })
         .unwrap();
     let left = conntrack(&namespace, "-L");
