@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Family, FrontendKey, NodePolicy, ServicePort, ServicePortName};
+use super::index::Index;
+use super::{Family, FrontendKey, NodePolicy, Role, ServicePort, ServicePortName};
 
 /// What one address family of this node must do, and what of it is new.
 ///
@@ -16,6 +18,7 @@ pub struct ServiceTable {
     node: NodePolicy,
     ports: BTreeMap<ServicePortName, Arc<ServicePort>>,
     frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
+    index: Index,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
     changes: Changes,
 }
@@ -63,6 +66,7 @@ impl ServiceTable {
             node: NodePolicy::default(),
             ports: BTreeMap::new(),
             frontends: BTreeMap::new(),
+            index: Index::default(),
             health_checks: BTreeMap::new(),
             changes: Changes::Everything,
         }
@@ -88,6 +92,16 @@ impl ServiceTable {
     /// Every frontend with the ServicePort that owns it, by address, protocol and port.
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Arc<ServicePort>> {
         &self.frontends
+    }
+
+    /// The frontends by what they are looked up for, then by address, protocol and port.
+    pub fn roles(&self) -> &BTreeMap<(Role, FrontendKey), Arc<ServicePort>> {
+        self.index.roles()
+    }
+
+    /// The addresses of endpoints that may reach themselves through a Service here, each with how many times it occurs.
+    pub fn hairpin(&self) -> &BTreeMap<IpAddr, u32> {
+        self.index.hairpin()
     }
 
     pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
@@ -125,7 +139,9 @@ impl ServiceTable {
         let port = Arc::new(port);
         if let Some(before) = &before {
             self.forget_frontends(before);
+            self.index.remove(before);
         }
+        self.index.insert(&port);
         for frontend in &port.frontends {
             self.frontends.insert(port.key(frontend), Arc::clone(&port));
         }
@@ -136,6 +152,7 @@ impl ServiceTable {
     pub fn remove(&mut self, name: &ServicePortName) {
         if let Some(before) = self.ports.remove(name) {
             self.forget_frontends(&before);
+            self.index.remove(&before);
             self.note_change(name.clone(), Some(before));
         }
     }
