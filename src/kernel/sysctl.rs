@@ -157,6 +157,11 @@ fn set(sysctls: &mut impl Sysctls, wanted: &Wanted) -> Result<(), SysctlError> {
     Ok(())
 }
 
+/// Whether connection tracking takes TCP packets outside the window for what they are instead of for INVALID.
+pub fn tcp_is_liberal() -> bool {
+    Kernel.read(Knob::Netfilter("nf_conntrack_tcp_be_liberal")).is_ok_and(|value| value != 0)
+}
+
 /// The CPUs of this machine, not only those that this process may use (k8s#99225).
 pub fn count_cpus() -> usize {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();

@@ -96,7 +96,7 @@ impl Own {
     }
 
     /// Replaces the counts of all reasons.
-    pub fn set_problems(&self, counts: &BTreeMap<Reason, usize>) {
+    pub fn set_problems(&self, counts: &BTreeMap<Reason, u64>) {
         self.problems.reset();
         for (reason, count) in counts {
             self.problems.with_label_values(&[reason.name()]).set((*count).try_into().unwrap_or(i64::MAX));

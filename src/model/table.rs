@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Family, FrontendKey, NodePolicy, Protocol, ServicePort, ServicePortName};
+use super::index::Index;
+use super::{Family, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName};
 
 /// What one address family of this node must do, and what of it is new.
 ///
@@ -16,6 +18,7 @@ pub struct ServiceTable {
     node: NodePolicy,
     ports: BTreeMap<ServicePortName, Arc<ServicePort>>,
     frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
+    index: Index,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
     /// What changed since a mode last wrote all of it; `None` if no mode ever did.
     touched: Option<BTreeMap<ServicePortName, Change>>,
@@ -66,6 +69,7 @@ impl ServiceTable {
             node: NodePolicy::default(),
             ports: BTreeMap::new(),
             frontends: BTreeMap::new(),
+            index: Index::default(),
             health_checks: BTreeMap::new(),
             touched: None,
             doubted: false,
@@ -104,6 +108,21 @@ impl ServiceTable {
     /// Every frontend with the ServicePort that owns it, by address, protocol and port.
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Arc<ServicePort>> {
         &self.frontends
+    }
+
+    /// The frontends by what they are looked up for, then by address, protocol and port.
+    pub fn roles(&self) -> &BTreeMap<(Role, FrontendKey), Arc<ServicePort>> {
+        self.index.roles()
+    }
+
+    /// The addresses of endpoints that may reach themselves through a Service here, each with how many times it occurs.
+    pub fn hairpin(&self) -> &BTreeMap<IpAddr, u32> {
+        self.index.hairpin()
+    }
+
+    /// How many ServicePorts drop internal, and how many external traffic, as their policy is Local and no endpoint is.
+    pub fn without_local_endpoints(&self) -> (usize, usize) {
+        self.index.without_local_endpoints()
     }
 
     pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
@@ -150,7 +169,9 @@ impl ServiceTable {
         let port = Arc::new(port);
         if let Some(before) = &before {
             self.forget_frontends(before);
+            self.index.remove(before);
         }
+        self.index.insert(&port);
         for frontend in &port.frontends {
             self.frontends.insert(port.key(frontend), Arc::clone(&port));
         }
@@ -161,6 +182,7 @@ impl ServiceTable {
     pub fn remove(&mut self, name: &ServicePortName) {
         if let Some(before) = self.ports.remove(name) {
             self.forget_frontends(&before);
+            self.index.remove(&before);
             self.note_change(name.clone(), Some(before));
         }
     }

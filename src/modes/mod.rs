@@ -30,8 +30,8 @@ pub trait Mode {
     /// Carries the plan out.
     fn apply(&mut self, plan: Self::Plan) -> Result<(), Self::Error>;
 
-    /// Whether `plan` has nothing to do.
-    fn is_empty(plan: &Self::Plan) -> bool;
+    /// How much a plan writes or removes: lines, messages, whatever the mode's unit is. 0 for nothing at all.
+    fn operations(plan: &Self::Plan) -> usize;
 
     /// Whether somebody else may have changed what this mode wrote. Cheap enough to be called every second whatever the
     /// size of the table; a `Suspected` is settled by `observe` and `plan`.

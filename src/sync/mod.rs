@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::conntrack::Conntrack;
-use crate::model::ServiceTable;
+use crate::model::{Family, ServiceTable};
 use crate::modes::Mode;
 
 use compile::Compiler;
@@ -47,6 +47,26 @@ const BATCH: usize = 4096;
 
 /// A reconcile of tracked flows that failed is tried again after this time.
 const FLOWS_RETRY: Duration = Duration::from_secs(1);
+
+/// Tables compiled from objects that do not change any more, and what is wrong with the objects.
+pub struct Compiled {
+    pub tables: Vec<ServiceTable>,
+    pub problems: Vec<compile::Problem>,
+}
+
+/// The way from objects to tables without a loop, a kernel or a clock.
+pub fn compile_once(events: impl IntoIterator<Item = Event>, settings: compile::Settings) -> Compiled {
+    let mut store = Store::new(settings.node_name.clone(), SystemTime::UNIX_EPOCH);
+    events.into_iter().for_each(|event| store.handle(event));
+    let mut compiler = Compiler::new(settings);
+    let mut tables = Family::ALL.map(ServiceTable::new);
+    if let Some(node) = store.node() {
+        compiler.set_addresses(node.addresses.to_vec());
+    }
+    let changed = store.take_changed();
+    let problems = compiler.recompile(&store, &changed, &mut tables);
+    Compiled { tables: tables.into(), problems }
+}
 
 /// Owns everything from the objects to the kernel.
 pub struct Sync<M: Mode> {
@@ -174,6 +194,9 @@ impl<M: Mode> Path<M> {
     fn write(&mut self, table: &mut ServiceTable, reporter: &Reporter) {
         let started = Instant::now();
         self.flows.note(table);
+        if !self.plane.is_certain() {
+            reporter.doubted(table.family());
+        }
         match self.plane.sync(table, Instant::now) {
             Ok(report) => {
                 reporter.synced(table, &report, started.elapsed(), &std::mem::take(&mut self.triggers));
@@ -189,7 +212,6 @@ impl<M: Mode> Path<M> {
             }
             Err(error) => reporter.failed(table.family(), &error),
         }
-        reporter.certainty(table.family(), self.plane.is_certain(), self.plane.quarantined());
     }
 
     fn clear_stale_flows(

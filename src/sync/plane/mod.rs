@@ -57,6 +57,8 @@ pub struct Report {
     pub apply: Duration,
     /// The plan's text, where debug logging asked for it and something was done.
     pub text: Option<String>,
+    /// What the plan wrote, in the mode's own unit.
+    pub operations: usize,
     pub wrote: bool,
     /// The kernel was not as it was left.
     pub repaired: bool,
@@ -170,7 +172,8 @@ impl<M: Mode> Plane<M> {
         let planning = clock();
         let plan = self.mode.plan(table, planning);
         report.plan = clock() - planning;
-        report.wrote = !M::is_empty(&plan);
+        report.operations = M::operations(&plan);
+        report.wrote = report.operations > 0;
         report.repaired = doubted && !changed && report.wrote;
         if report.wrote && tracing::enabled!(tracing::Level::TRACE) {
             report.text = Some(plan.to_string());

@@ -86,8 +86,8 @@ impl Mode for Fake {
         Ok(())
     }
 
-    fn is_empty(plan: &FakePlan) -> bool {
-        plan.0.is_empty()
+    fn operations(plan: &FakePlan) -> usize {
+        plan.0.len()
     }
 
     fn drift(&mut self) -> Result<Drift, FakeError> {
