@@ -50,13 +50,20 @@ impl Namespace {
         })
     }
 
-    /// Runs `work` in this namespace, in a thread of its own. Sockets that it opens belong to the namespace for good.
+    /// Runs `work` in this namespace, in a thread of its own. Sockets that it opens belong to the namespace for good,
+    /// files that it writes below `/run` are gone with it.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         in_own_thread(|| {
-            move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|errno| NamespaceError::Enter(errno.into()))?;
+            self.enter().map_err(NamespaceError::Enter)?;
             Ok(work())
         })
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        // SAFETY: the flag changes nothing that other threads share: not CLONE_FILES. A thread that shares its working
+        // directory cannot change its mount namespace.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        enter(&self.network, &self.mounts)
     }
 
     /// A program to be run in this namespace. It dies with the thread that starts it.
@@ -67,8 +74,7 @@ impl Namespace {
         unsafe {
             command.pre_exec(move || {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok(move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?)
+                enter(&network, &mounts)
             });
         }
         Ok(command)
@@ -101,6 +107,11 @@ fn map_to_root(user: u32, group: u32) -> io::Result<()> {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+fn enter(network: &OwnedFd, mounts: &OwnedFd) -> io::Result<()> {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?)
 }
 
 fn private_run() -> io::Result<()> {
@@ -148,6 +159,7 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&shell().stdout), format!("{inside}\n"));
         assert_eq!(String::from_utf8_lossy(&shell().stdout), format!("{inside}\nwitness\n"));
         assert!(!fs::exists("/run/witness").unwrap());
+        assert_eq!(namespace.run(|| fs::read_to_string("/run/witness").unwrap()).unwrap(), "seen\n");
     }
 
     #[test]
