@@ -11,7 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::panic;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -95,11 +97,20 @@ pub fn become_able() -> Result<(), NamespaceError> {
         return Ok(());
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    // SAFETY: the flags change nothing that other threads share; there are none.
-    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }
-        .map_err(|errno| NamespaceError::NoUserNamespace(errno.into()))?;
-    map_to_root(user, group).map_err(NamespaceError::NoUserNamespace)?;
+    unshare_user().and_then(|()| map_to_root(user, group)).map_err(NamespaceError::NoUserNamespace)?;
     Namespace::new().map(drop)
+}
+
+/// A thread that was joined is still there for a moment, as far as the kernel is concerned.
+fn unshare_user() -> io::Result<()> {
+    for _ in 0..100 {
+        // SAFETY: the flag changes nothing that other threads share; there are none.
+        match unsafe { unshare_unsafe(UnshareFlags::NEWUSER) } {
+            Err(Errno::INVAL) => thread::sleep(Duration::from_millis(5)),
+            result => return Ok(result?),
+        }
+    }
+    Err(io::Error::other("this process has other threads"))
 }
 
 /// `user_namespaces(7)`: without `setgroups` denied, an ordinary user may not write `gid_map`.

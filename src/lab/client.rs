@@ -148,13 +148,6 @@ fn parse_introduction(line: &str) -> io::Result<Observed> {
     parsed.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("not the lab's server: {line:?}")))
 }
 
-/// Status and body.
-pub fn parse_http(answer: &str) -> Option<(u16, String)> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
-}
-
 fn wait(socket: impl AsFd, flags: PollFlags, patience: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
     match poll(&mut [PollFd::new(&socket, flags)], Some(&timeout))? {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{HERE, Lab, LabError, client};
+use super::{HERE, Lab, LabError};
 
 const MANIFESTS: &str = "/run/manifests";
 const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2)), 10256);
@@ -132,7 +132,14 @@ pub fn get(lab: &Lab, server: SocketAddr, path: &str) -> Result<(u16, String), L
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        client::parse_http(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, answer))
+        parse_http(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, answer))
     };
     lab.here().run(request)?.map_err(|source| LabError::Get { server, source })
+}
+
+/// Status and body.
+fn parse_http(answer: &str) -> Option<(u16, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
 }
