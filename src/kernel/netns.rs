@@ -11,7 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::panic;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -50,13 +52,20 @@ impl Namespace {
         })
     }
 
-    /// Runs `work` in this namespace, in a thread of its own. Sockets that it opens belong to the namespace for good.
+    /// Runs `work` in this namespace, in a thread of its own. Sockets that it opens belong to the namespace for good,
+    /// files that it writes below `/run` are gone with it.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         in_own_thread(|| {
-            move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|errno| NamespaceError::Enter(errno.into()))?;
+            self.enter().map_err(NamespaceError::Enter)?;
             Ok(work())
         })
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        // SAFETY: the flag changes nothing that other threads share: not CLONE_FILES. A thread that shares its working
+        // directory cannot change its mount namespace.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        enter(&self.network, &self.mounts)
     }
 
     /// A program to be run in this namespace. It dies with the thread that starts it.
@@ -67,8 +76,7 @@ impl Namespace {
         unsafe {
             command.pre_exec(move || {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok(move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?)
+                enter(&network, &mounts)
             });
         }
         Ok(command)
@@ -89,11 +97,20 @@ pub fn become_able() -> Result<(), NamespaceError> {
         return Ok(());
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    // SAFETY: the flags change nothing that other threads share; there are none.
-    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }
-        .map_err(|errno| NamespaceError::NoUserNamespace(errno.into()))?;
-    map_to_root(user, group).map_err(NamespaceError::NoUserNamespace)?;
+    unshare_user().and_then(|()| map_to_root(user, group)).map_err(NamespaceError::NoUserNamespace)?;
     Namespace::new().map(drop)
+}
+
+/// A thread that was joined is still there for a moment, as far as the kernel is concerned.
+fn unshare_user() -> io::Result<()> {
+    for _ in 0..100 {
+        // SAFETY: the flag changes nothing that other threads share; there are none.
+        match unsafe { unshare_unsafe(UnshareFlags::NEWUSER) } {
+            Err(Errno::INVAL) => thread::sleep(Duration::from_millis(5)),
+            result => return Ok(result?),
+        }
+    }
+    Err(io::Error::other("this process has other threads"))
 }
 
 /// `user_namespaces(7)`: without `setgroups` denied, an ordinary user may not write `gid_map`.
@@ -101,6 +118,11 @@ fn map_to_root(user: u32, group: u32) -> io::Result<()> {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+fn enter(network: &OwnedFd, mounts: &OwnedFd) -> io::Result<()> {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?)
 }
 
 fn private_run() -> io::Result<()> {
@@ -148,6 +170,7 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&shell().stdout), format!("{inside}\n"));
         assert_eq!(String::from_utf8_lossy(&shell().stdout), format!("{inside}\nwitness\n"));
         assert!(!fs::exists("/run/witness").unwrap());
+        assert_eq!(namespace.run(|| fs::read_to_string("/run/witness").unwrap()).unwrap(), "seen\n");
     }
 
     #[test]

@@ -16,6 +16,7 @@
 
 mod client;
 pub mod flows;
+pub mod proxy;
 mod responder;
 pub mod runner;
 mod topology;
@@ -51,14 +52,22 @@ pub enum LabError {
     Sysctl { path: String, value: &'static str, source: io::Error },
     #[error("no host of the lab has the address {0}")]
     NoSuchHost(IpAddr),
-    #[error("the lab has no {0}: the kernel was built without it")]
-    NoProtocol(Protocol),
     #[error("cannot serve {protocol} on {address}: {source}")]
     Listen { address: SocketAddr, protocol: Protocol, source: io::Error },
     #[error("cannot send {protocol} from {from} to {to}: {source}")]
     Probe { from: IpAddr, to: SocketAddr, protocol: Protocol, source: io::Error },
     #[error("cannot start the servers of the lab: {0}")]
     Responder(#[source] io::Error),
+    #[error("cannot write manifests for the proxy: {0}")]
+    Manifests(#[source] io::Error),
+    #[error("cannot run the proxy: {0}")]
+    Proxy(#[source] io::Error),
+    #[error("the proxy ended. Its last words:\n{log}")]
+    ProxyEnded { log: String },
+    #[error("the proxy is not healthy after {patience:?}: {answer}. Its last words:\n{log}")]
+    NotHealthy { patience: Duration, answer: String, log: String },
+    #[error("cannot get http://{server}: {source}")]
+    Get { server: SocketAddr, source: io::Error },
 }
 
 /// A running lab. Dropping it removes everything.
