@@ -3,5 +3,7 @@
 pub mod conntrack;
 pub mod iptables;
 pub mod links;
+pub mod netlink;
 pub mod netns;
+pub mod rtnetlink;
 pub mod sysctl;

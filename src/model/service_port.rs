@@ -91,6 +91,14 @@ impl ServicePort {
         }
     }
 
+    /// The only clients that may use a frontend; `None` is everybody.
+    pub fn admits(&self, frontend: &Frontend) -> Option<&Arc<[IpNet]>> {
+        match frontend {
+            Frontend::LoadBalancer(_) => self.load_balancer_sources.as_ref(),
+            _ => None,
+        }
+    }
+
     pub fn key(&self, frontend: &Frontend) -> FrontendKey {
         let protocol = self.name.protocol;
         match *frontend {
@@ -101,6 +109,12 @@ impl ServicePort {
             }
             Frontend::NodePort(port) => FrontendKey { destination: Destination::Node, protocol, port },
         }
+    }
+
+    /// Addresses of endpoints that may reach themselves through this ServicePort, with repetitions.
+    pub fn hairpin_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let endpoints = self.cluster.iter().chain(&self.local);
+        endpoints.filter(|endpoint| endpoint.can_hairpin()).map(|endpoint| endpoint.address)
     }
 
     /// Whether `address` and `port` belong to an endpoint that may keep its flows.
