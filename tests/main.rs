@@ -2,4 +2,5 @@
 
 mod common;
 
+mod cluster;
 mod manifests;
