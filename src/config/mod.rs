@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::kernel::sysctl::Conntrack;
 use crate::model::Scheduler;
 
 pub use flags::{Flags, is_kube_proxy, normalize};
@@ -161,18 +162,6 @@ pub struct Periods {
     pub config_sync: Duration,
     /// How often what is in the kernel is read back and compared.
     pub audit: Duration,
-}
-
-/// Sysctls of connection tracking; `None` leaves one as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conntrack {
-    pub max_per_core: u32,
-    pub min: u32,
-    pub tcp_established_timeout: Option<Duration>,
-    pub tcp_close_wait_timeout: Option<Duration>,
-    pub udp_timeout: Option<Duration>,
-    pub udp_stream_timeout: Option<Duration>,
-    pub tcp_be_liberal: bool,
 }
 
 /// Where HTTP is served; `None` is nowhere.

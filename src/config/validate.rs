@@ -12,9 +12,10 @@ use super::file::{self, FerroviaConfiguration, KubeProxyConfiguration};
 use super::overlay::Overlay;
 use super::problem::Problems;
 use super::{
-    Action, AllowedExternalIps, Config, Conntrack, DetectLocal, IptablesFlavour, LogFormat, Logging,
-    Masquerade, ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, Written,
+    Action, AllowedExternalIps, Config, DetectLocal, IptablesFlavour, LogFormat, Logging, Masquerade,
+    ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, Written,
 };
+use crate::kernel::sysctl::Conntrack;
 use crate::model::{Family, Scheduler};
 use checks::Checks;
 

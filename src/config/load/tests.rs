@@ -4,9 +4,10 @@ use clap::Parser;
 
 use super::*;
 use crate::config::{
-    AllowedExternalIps, Conntrack, DetectLocal, IptablesFlavour, LogFormat, Logging, ModeName,
-    NodePortSetting, OnBindFailure, Periods, Source, config_z, to_yaml,
+    AllowedExternalIps, DetectLocal, IptablesFlavour, LogFormat, Logging, ModeName, NodePortSetting,
+    OnBindFailure, Periods, Source, config_z, to_yaml,
 };
+use crate::kernel::sysctl::Conntrack;
 use crate::model::Scheduler;
 
 #[derive(Parser)]
