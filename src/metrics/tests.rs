@@ -11,24 +11,20 @@ fn used() -> (Metrics, String) {
     let metrics = Metrics::new(now).unwrap();
     let family = Family::V4;
     let kube_proxy = &metrics.kube_proxy;
-    for durations in [
-        &kube_proxy.sync_duration,
-        &kube_proxy.sync_full_duration,
-        &kube_proxy.sync_partial_duration,
-        &kube_proxy.conntrack_reconcile_duration,
-    ] {
+    let (sync, iptables, conntrack) = (&kube_proxy.sync, &kube_proxy.iptables, &kube_proxy.conntrack);
+    for durations in [&sync.duration, &sync.full_duration, &sync.partial_duration, &conntrack.duration] {
         durations.of(family).observe(0.001);
     }
-    kube_proxy.conntrack_deleted_entries.of(family).inc();
-    kube_proxy.last_sync.of(family).set(1.5);
-    kube_proxy.last_queued.of(family).set(1.5);
-    kube_proxy.iptables_restore_failures.of(family).inc();
-    kube_proxy.iptables_partial_restore_failures.of(family).inc();
+    conntrack.deleted_entries.of(family).inc();
+    sync.last.of(family).set(1.5);
+    sync.last_queued.of(family).set(1.5);
+    iptables.restore_failures.of(family).inc();
+    iptables.partial_restore_failures.of(family).inc();
+    iptables.set_rules("nat", family, 3);
+    iptables.set_rules_last("nat", family, 4);
     kube_proxy.observe_network_programming(family, [SystemTime::UNIX_EPOCH], SystemTime::UNIX_EPOCH);
     kube_proxy.set_no_local_endpoints(Policy::Internal, family, 1);
     kube_proxy.set_no_local_endpoints(Policy::External, family, 2);
-    kube_proxy.set_iptables_rules("nat", family, 3);
-    kube_proxy.set_iptables_rules_last("nat", family, 4);
     kube_proxy.count_healthz(200);
     kube_proxy.count_livez(503);
     let own = &metrics.own;
