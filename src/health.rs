@@ -133,6 +133,11 @@ impl Health {
         self.state().families.values().all(|family| family.complaint(now, self.patience).is_none())
     }
 
+    /// Whether new connections should go to other nodes. A Node that nobody told about stays.
+    pub fn is_node_leaving(&self) -> bool {
+        self.state().node == Some(NodeEligibility::Leaving)
+    }
+
     pub fn report(&self, probe: Probe, now: Moment) -> Report {
         let state = self.state();
         let complaints: Vec<(Family, String)> = state

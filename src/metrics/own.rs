@@ -17,7 +17,7 @@ pub struct Own {
     pub audits: PerFamily<IntCounterVec>,
     pub plan_operations: PerFamily<IntCounterVec>,
     pub stale_flows: PerFamily<IntCounterVec>,
-    pub health_check_node_ports_unbound: IntGauge,
+    pub health_check_node_ports_unbound: PerFamily<IntGaugeVec>,
     pub(super) last_event_age: Gauge,
     problems: IntGaugeVec,
     undecodable_objects: IntCounterVec,
@@ -67,7 +67,7 @@ impl Own {
                 "ferrovia_stale_flows_total",
                 "Tracked flows found that lead to where no endpoint is any more",
             )?,
-            health_check_node_ports_unbound: register.gauge(
+            health_check_node_ports_unbound: register.family_gauge(
                 "ferrovia_health_check_node_ports_unbound",
                 "Health check node ports that could not be listened on at the last attempt",
             )?,

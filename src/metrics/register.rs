@@ -61,6 +61,10 @@ impl Register<'_> {
         Ok(PerFamily(self.counters(name, help, &[IP_FAMILY])?))
     }
 
+    pub fn family_gauge(&self, name: &str, help: &str) -> Result<PerFamily<IntGaugeVec>> {
+        Ok(PerFamily(self.gauges(name, help, &[IP_FAMILY])?))
+    }
+
     /// Seconds since 1970, with fractions.
     pub fn family_timestamp(&self, name: &str, help: &str) -> Result<PerFamily<GaugeVec>> {
         Ok(PerFamily(self.add(GaugeVec::new(Opts::new(name, help), &[IP_FAMILY])?)?))
