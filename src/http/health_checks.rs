@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -105,10 +106,14 @@ impl Listeners {
     /// Waits until they are closed: another Service may have the port already.
     async fn close_others(&mut self, sockets: &BTreeSet<Socket>) {
         self.refused.retain(|socket, _| sockets.contains(socket));
-        let others = self.open.extract_if(.., |socket, _| !sockets.contains(socket));
-        for (socket, task) in others.collect::<Vec<_>>() {
-            task.close().await;
-            tracing::info!(service = %socket.service, address = %socket.address, "Closed health check node port");
+        let others: Vec<Socket> =
+            self.open.keys().filter(|socket| !sockets.contains(socket)).cloned().collect();
+        for socket in others {
+            if let Some(task) = self.open.remove(&socket) {
+                task.close().await;
+                let (service, address) = (&socket.service, socket.address);
+                tracing::info!(%service, %address, "Closed health check node port");
+            }
         }
     }
 
@@ -125,15 +130,11 @@ impl Listeners {
             }
             match listen(socket.address, Families::One) {
                 Ok(listener) => {
-                    tracing::info!(service = %socket.service, address = %socket.address, "Opened health check node port");
+                    let (service, address) = (&socket.service, socket.address);
+                    tracing::info!(%service, %address, "Opened health check node port");
                     self.refused.remove(socket);
-                    let (service, wanted, health) =
-                        (socket.service.clone(), wanted.clone(), Arc::clone(health));
-                    let answer = move |_: &http::Request<_>| respond(&service, &wanted, &health);
-                    let task = tokio::spawn(async move {
-                        serve(listener, Limits::default(), answer).await;
-                    });
-                    self.open.insert(socket.clone(), Task(task));
+                    let task = start(listener, service.clone(), wanted.clone(), Arc::clone(health));
+                    self.open.insert(socket.clone(), task);
                 }
                 Err(error) => self.note_refusal(socket, &error, report),
             }
@@ -153,6 +154,18 @@ impl Listeners {
             report(service, error);
         }
     }
+}
+
+fn start(
+    listener: TcpListener,
+    service: ServiceName,
+    wanted: watch::Receiver<HealthChecks>,
+    health: Arc<Health>,
+) -> Task {
+    let answer = move |_: &http::Request<_>| respond(&service, &wanted, &health);
+    Task(tokio::spawn(async move {
+        serve(listener, Limits::default(), answer).await;
+    }))
 }
 
 /// A task that ends with its owner.

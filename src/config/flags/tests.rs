@@ -2,6 +2,7 @@ use clap::{CommandFactory, Parser};
 
 use super::*;
 
+/// What the program is about.
 #[derive(Parser)]
 struct Command {
     #[command(flatten)]
@@ -16,6 +17,8 @@ fn parse(arguments: &[&str]) -> Flags {
 #[test]
 fn the_definition_holds_together() {
     Command::command().debug_assert();
+    let about = Command::command().get_about().map(ToString::to_string);
+    assert_eq!(about.as_deref(), Some("What the program is about"), "a group of flags has taken its place");
 }
 
 /// Every flag of kube-proxy 1.36 on Linux, and its Windows flags.
