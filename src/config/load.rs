@@ -67,11 +67,10 @@ fn ignored_flags(flags: &Flags) -> Option<String> {
 }
 
 fn flags_without_effect(given: &[&'static str]) -> Vec<String> {
-    const WITHOUT_EFFECT: [(&str, &str); 6] = [
+    const WITHOUT_EFFECT: [(&str, &str); 5] = [
         ("healthz-port", "is deprecated: use --healthz-bind-address"),
         ("metrics-port", "is deprecated: use --metrics-bind-address"),
         ("vmodule", "has no effect: --v counts for every source file"),
-        ("profiling", "has no effect: there is no profiler"),
         ("log-text-split-stream", "has no effect: all messages go to standard error"),
         ("log-json-split-stream", "has no effect: all messages go to standard error"),
     ];
