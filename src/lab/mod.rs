@@ -48,25 +48,25 @@ pub enum LabError {
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
     Network(#[from] NetworkError),
-    #[error("cannot set {path} to {value}: {source}")]
+    #[error("cannot set {path} to {value}")]
     Sysctl { path: String, value: &'static str, source: io::Error },
     #[error("no host of the lab has the address {0}")]
     NoSuchHost(IpAddr),
-    #[error("cannot serve {protocol} on {address}: {source}")]
+    #[error("cannot serve {protocol} on {address}")]
     Listen { address: SocketAddr, protocol: Protocol, source: io::Error },
-    #[error("cannot send {protocol} from {from} to {to}: {source}")]
+    #[error("cannot send {protocol} from {from} to {to}")]
     Probe { from: IpAddr, to: SocketAddr, protocol: Protocol, source: io::Error },
-    #[error("cannot start the servers of the lab: {0}")]
+    #[error("cannot start the servers of the lab")]
     Responder(#[source] io::Error),
-    #[error("cannot write manifests for the proxy: {0}")]
+    #[error("cannot write manifests for the proxy")]
     Manifests(#[source] io::Error),
-    #[error("cannot run the proxy: {0}")]
+    #[error("cannot run the proxy")]
     Proxy(#[source] io::Error),
     #[error("the proxy ended. Its last words:\n{log}")]
     ProxyEnded { log: String },
     #[error("the proxy is not healthy after {patience:?}: {answer}. Its last words:\n{log}")]
     NotHealthy { patience: Duration, answer: String, log: String },
-    #[error("cannot get http://{server}: {source}")]
+    #[error("cannot get http://{server}")]
     Get { server: SocketAddr, source: io::Error },
 }
 
