@@ -1,1 +1,199 @@
 //! Flags as typed and files as written, made into one configuration as meant.
+//!
+//! [`Flags`](flags::Flags) and [`KubeProxyConfiguration`](file::KubeProxyConfiguration) hold text and numbers just as their
+//! author gave them. [`load`] lays one over the other, fills in kube-proxy's defaults and checks the whole at once: what
+//! comes out is a [`Config`] that needs no further checks, or every error there is.
+
+pub mod decode;
+mod defaults;
+pub mod duration;
+pub mod file;
+pub mod flags;
+mod load;
+pub mod logging;
+mod overlay;
+pub mod problem;
+mod validate;
+mod write;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::kernel::sysctl::Conntrack;
+use crate::model::Scheduler;
+
+pub use flags::{Flags, is_kube_proxy, normalize};
+pub use load::{load, resolve};
+pub use problem::ConfigError;
+pub use write::{config_z, to_yaml, write_config};
+
+/// What to do, as meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub action: Action,
+    /// The Node that this is.
+    pub node_name: String,
+    pub source: Source,
+    /// `--bind-address` where it names an address: the node's own one, instead of what the Node object says.
+    pub node_ip: Option<IpAddr>,
+    pub mode: ModeName,
+    /// How endpoints are chosen where a Service does not say; `None` is the mode's default.
+    pub scheduler: Option<Scheduler>,
+    pub masquerade: Masquerade,
+    pub localhost_node_ports: bool,
+    pub iptables_flavour: IptablesFlavour,
+    pub detect_local: DetectLocal,
+    pub node_port_addresses: NodePortSetting,
+    pub allowed_external_ips: AllowedExternalIps,
+    pub periods: Periods,
+    pub conntrack: Conntrack,
+    pub oom_score_adj: i32,
+    pub serving: Serving,
+    pub logging: Logging,
+    /// To be logged once logging is set up.
+    pub warnings: Vec<String>,
+    /// The same as kube-proxy's own form, defaults filled in: for `--write-config-to` and `/configz`.
+    pub written: Written,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Run,
+    Cleanup,
+    InitOnly,
+    WriteConfig(PathBuf),
+}
+
+/// Where Services and EndpointSlices come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    Manifests(PathBuf),
+    ApiServer {
+        /// `None` is the service account of the pod.
+        kubeconfig: Option<PathBuf>,
+        /// Instead of the address in the kubeconfig file.
+        master: Option<String>,
+    },
+}
+
+/// The ways of getting Service traffic to endpoints, by kube-proxy's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModeName {
+    Userspace,
+    Iptables,
+    Ipvs,
+    Nftables,
+}
+
+impl ModeName {
+    pub const ALL: [ModeName; 4] =
+        [ModeName::Userspace, ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
+
+    /// The modes that this build has.
+    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ModeName::Userspace => "userspace",
+            ModeName::Iptables => "iptables",
+            ModeName::Ipvs => "ipvs",
+            ModeName::Nftables => "nftables",
+        }
+    }
+}
+
+/// Which packets leave with this node's source address, and how they are marked on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Masquerade {
+    /// One bit of the packet mark.
+    pub mark: u32,
+    /// All traffic to ClusterIPs.
+    pub all: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IptablesFlavour {
+    /// The one in use on this node.
+    Auto,
+    Legacy,
+    Nft,
+}
+
+/// How traffic of this node's pods is told from other traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// Not at all.
+    None,
+    /// By these source addresses.
+    ClusterCidr(Vec<IpNet>),
+    /// By the Node's `spec.podCIDRs`.
+    NodeCidr,
+    BridgeInterface(String),
+    InterfaceNamePrefix(String),
+}
+
+/// Which of the node's addresses have NodePorts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePortSetting {
+    All,
+    /// The node's address of each family, by the Node object.
+    Primary,
+    In(Vec<IpNet>),
+}
+
+/// Which externalIPs are believed (CVE-2020-8554).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedExternalIps {
+    All,
+    /// Only these; none if empty.
+    In(Vec<IpNet>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Periods {
+    /// How late a sync may be before it counts as failing, and how often a failed one is tried again.
+    pub sync: Duration,
+    /// The least time between syncs. `None` adapts to what a sync costs.
+    pub min_sync: Option<Duration>,
+    /// How often objects are taken anew from the API server.
+    pub config_sync: Duration,
+    /// How often what is in the kernel is read back and compared.
+    pub audit: Duration,
+}
+
+/// Where HTTP is served; `None` is nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serving {
+    pub healthz: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    pub on_bind_failure: OnBindFailure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBindFailure {
+    Exit,
+    Retry,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logging {
+    pub format: LogFormat,
+    pub verbosity: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// klog's, as all of Kubernetes' node components write it.
+    Text,
+    Json,
+}
+
+/// The configuration in force, as a file would have it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    pub kube_proxy: file::KubeProxyConfiguration,
+    pub own: file::FerroviaConfiguration,
+}

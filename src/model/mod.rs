@@ -5,6 +5,7 @@
 //! [`route`] answers what becomes of one packet and is the oracle that every mode is tested against.
 
 mod address;
+mod index;
 mod node;
 pub mod route;
 mod scheduler;
@@ -12,6 +13,7 @@ mod service_port;
 mod table;
 
 pub use address::{Family, Protocol, network_of_host};
+pub use index::Role;
 pub use node::{LocalTraffic, NodePolicy, NodePortAddresses};
 pub use scheduler::{ParseSchedulerError, Scheduler};
 pub use service_port::{

@@ -52,6 +52,22 @@ impl Scheduler {
             Scheduler::Maglev => "mh",
         }
     }
+
+    /// The modes that have it, for messages: a mode cannot speak of the others.
+    pub fn modes(self) -> &'static str {
+        match self {
+            Scheduler::Random => "iptables, nftables, userspace",
+            Scheduler::RoundRobin => "iptables, ipvs, nftables, userspace",
+            Scheduler::LeastConnection => "ipvs, userspace",
+            Scheduler::SourceHash => "iptables, ipvs, nftables, userspace",
+            Scheduler::WeightedRoundRobin
+            | Scheduler::WeightedLeastConnection
+            | Scheduler::DestinationHash
+            | Scheduler::ShortestExpectedDelay
+            | Scheduler::NeverQueue
+            | Scheduler::Maglev => "ipvs",
+        }
+    }
 }
 
 impl fmt::Display for Scheduler {

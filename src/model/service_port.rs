@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Protocol, Scheduler};
+use super::{Protocol, Scheduler, ServiceName};
 
 /// Which port of which Service. The protocol belongs to the key: DNS has port 53 twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,16 @@ pub struct ServicePortName {
     /// `spec.ports[].name`, empty for a single unnamed port.
     pub port: Arc<str>,
     pub protocol: Protocol,
+}
+
+impl ServicePortName {
+    pub fn is_of(&self, service: &ServiceName) -> bool {
+        self.namespace == service.namespace && self.service == service.name
+    }
+
+    pub fn service_name(&self) -> ServiceName {
+        ServiceName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.service) }
+    }
 }
 
 /// `namespace/service:port/PROTOCOL`, without `:port` where the port has no name.
@@ -81,6 +91,14 @@ impl ServicePort {
         }
     }
 
+    /// The only clients that may use a frontend; `None` is everybody.
+    pub fn admits(&self, frontend: &Frontend) -> Option<&Arc<[IpNet]>> {
+        match frontend {
+            Frontend::LoadBalancer(_) => self.load_balancer_sources.as_ref(),
+            _ => None,
+        }
+    }
+
     pub fn key(&self, frontend: &Frontend) -> FrontendKey {
         let protocol = self.name.protocol;
         match *frontend {
@@ -91,6 +109,12 @@ impl ServicePort {
             }
             Frontend::NodePort(port) => FrontendKey { destination: Destination::Node, protocol, port },
         }
+    }
+
+    /// Addresses of endpoints that may reach themselves through this ServicePort, with repetitions.
+    pub fn hairpin_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let endpoints = self.cluster.iter().chain(&self.local);
+        endpoints.filter(|endpoint| endpoint.can_hairpin()).map(|endpoint| endpoint.address)
     }
 
     /// Whether `address` and `port` belong to an endpoint that may keep its flows.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Family, FrontendKey, NodePolicy, ServicePort, ServicePortName};
+use super::index::Index;
+use super::{Family, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName};
 
 /// What one address family of this node must do, and what of it is new.
 ///
@@ -16,17 +18,21 @@ pub struct ServiceTable {
     node: NodePolicy,
     ports: BTreeMap<ServicePortName, Arc<ServicePort>>,
     frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
+    index: Index,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
-    changes: Changes,
+    /// What changed since a mode last wrote all of it; `None` if no mode ever did.
+    touched: Option<BTreeMap<ServicePortName, Change>>,
+    /// The kernel, or what holds for every ServicePort, may have changed as well.
+    doubted: bool,
 }
 
 /// What may differ from what a mode last wrote.
-#[derive(Debug, Clone)]
-pub enum Changes {
+#[derive(Debug, Clone, Copy)]
+pub enum Changes<'a> {
     /// Nothing is known: look at every ServicePort.
     Everything,
     /// Only these ServicePorts, each with its state before the first of the changes.
-    Some(BTreeMap<ServicePortName, Change>),
+    Some(&'a BTreeMap<ServicePortName, Change>),
 }
 
 /// What a ServicePort was when a mode last wrote it; what it is now stands in the table.
@@ -63,8 +69,10 @@ impl ServiceTable {
             node: NodePolicy::default(),
             ports: BTreeMap::new(),
             frontends: BTreeMap::new(),
+            index: Index::default(),
             health_checks: BTreeMap::new(),
-            changes: Changes::Everything,
+            touched: None,
+            doubted: false,
         }
     }
 
@@ -85,22 +93,58 @@ impl ServiceTable {
         self.ports.values()
     }
 
+    /// The ServicePorts of one Service.
+    pub fn of_service(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<ServicePort>> {
+        let first = ServicePortName {
+            namespace: Arc::clone(&service.namespace),
+            service: Arc::clone(&service.name),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        };
+        let range = self.ports.range(first..);
+        range.map(|(_, port)| port).take_while(move |port| port.name.is_of(service))
+    }
+
     /// Every frontend with the ServicePort that owns it, by address, protocol and port.
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Arc<ServicePort>> {
         &self.frontends
+    }
+
+    /// The frontends by what they are looked up for, then by address, protocol and port.
+    pub fn roles(&self) -> &BTreeMap<(Role, FrontendKey), Arc<ServicePort>> {
+        self.index.roles()
+    }
+
+    /// The addresses of endpoints that may reach themselves through a Service here, each with how many times it occurs.
+    pub fn hairpin(&self) -> &BTreeMap<IpAddr, u32> {
+        self.index.hairpin()
+    }
+
+    /// How many ServicePorts drop internal, and how many external traffic, as their policy is Local and no endpoint is.
+    pub fn without_local_endpoints(&self) -> (usize, usize) {
+        self.index.without_local_endpoints()
     }
 
     pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
         &self.health_checks
     }
 
-    pub fn changes(&self) -> &Changes {
-        &self.changes
+    pub fn changes(&self) -> Changes<'_> {
+        match &self.touched {
+            Some(touched) if !self.doubted => Changes::Some(touched),
+            _ => Changes::Everything,
+        }
     }
 
-    /// The names to look at, and what each of them was before; with everything changed, all that there are.
+    /// The ServicePorts that changed since a mode last wrote the table, also where more than that is in doubt.
+    /// `None` if no mode ever wrote it.
+    pub fn touched(&self) -> Option<&BTreeMap<ServicePortName, Change>> {
+        self.touched.as_ref()
+    }
+
+    /// The names to look at; with everything in doubt, all that there are.
     pub fn changed(&self) -> Box<dyn Iterator<Item = &ServicePortName> + '_> {
-        match &self.changes {
+        match self.changes() {
             Changes::Everything => Box::new(self.ports.keys()),
             Changes::Some(changes) => Box::new(changes.keys()),
         }
@@ -110,7 +154,7 @@ impl ServiceTable {
     pub fn set_node(&mut self, node: NodePolicy) {
         if self.node != node {
             self.node = node;
-            self.changes = Changes::Everything;
+            self.doubted = true;
         }
     }
 
@@ -125,7 +169,9 @@ impl ServiceTable {
         let port = Arc::new(port);
         if let Some(before) = &before {
             self.forget_frontends(before);
+            self.index.remove(before);
         }
+        self.index.insert(&port);
         for frontend in &port.frontends {
             self.frontends.insert(port.key(frontend), Arc::clone(&port));
         }
@@ -136,6 +182,7 @@ impl ServiceTable {
     pub fn remove(&mut self, name: &ServicePortName) {
         if let Some(before) = self.ports.remove(name) {
             self.forget_frontends(&before);
+            self.index.remove(&before);
             self.note_change(name.clone(), Some(before));
         }
     }
@@ -149,16 +196,17 @@ impl ServiceTable {
 
     /// The changes so far are in the kernel.
     pub fn settle(&mut self) {
-        self.changes = Changes::Some(BTreeMap::new());
+        self.touched = Some(BTreeMap::new());
+        self.doubted = false;
     }
 
     /// The kernel may hold anything: the next plan has to look at all of it.
     pub fn unsettle(&mut self) {
-        self.changes = Changes::Everything;
+        self.doubted = true;
     }
 
     pub fn is_settled(&self) -> bool {
-        matches!(&self.changes, Changes::Some(changes) if changes.is_empty())
+        matches!(self.changes(), Changes::Some(touched) if touched.is_empty())
     }
 
     /// A frontend may have gone to another ServicePort already, which then keeps it.
@@ -172,8 +220,8 @@ impl ServiceTable {
     }
 
     fn note_change(&mut self, name: ServicePortName, before: Option<Arc<ServicePort>>) {
-        if let Changes::Some(changes) = &mut self.changes {
-            changes.entry(name).or_insert(Change { before });
+        if let Some(touched) = &mut self.touched {
+            touched.entry(name).or_insert(Change { before });
         }
     }
 }

@@ -27,15 +27,19 @@ pub trait Mode {
     /// Decides everything. Pure. Looks only at `want.changes()`, or at everything if `observe` came since the last plan.
     fn plan(&self, want: &ServiceTable, now: Instant) -> Self::Plan;
 
-    /// Carries the plan out. `want` is the table that the plan was made from.
+    /// Carries the plan out.
     fn apply(&mut self, plan: Self::Plan) -> Result<(), Self::Error>;
 
-    /// Whether `plan` has nothing to do.
-    fn is_empty(plan: &Self::Plan) -> bool;
+    /// How much a plan writes or removes: lines, messages, whatever the mode's unit is. 0 for nothing at all.
+    fn operations(plan: &Self::Plan) -> usize;
 
     /// Whether somebody else may have changed what this mode wrote. Cheap enough to be called every second whatever the
     /// size of the table; a `Suspected` is settled by `observe` and `plan`.
     fn drift(&mut self) -> Result<Drift, Self::Error>;
+
+    /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
+    /// there is no moment without any.
+    fn retire_predecessors(&mut self) -> Result<(), Self::Error>;
 
     /// When `plan` would say something new though nothing changed: a drain ending, a chain now deletable.
     fn wake(&self) -> Option<Instant> {
@@ -51,6 +55,11 @@ pub trait ModeError: Error + Send + Sync + 'static {
     /// The one ServicePort without which the same plan would have gone through, where the error tells.
     fn culprit(&self) -> Option<&ServicePortName> {
         None
+    }
+
+    /// Whether any plan would have failed: a lock is held, a program is missing. Only time or the operator helps.
+    fn is_transient(&self) -> bool {
+        false
     }
 }
 

@@ -1,8 +1,228 @@
-//! From Kubernetes objects to a data plane.
+//! From Kubernetes objects to a data plane: one ordinary thread that owns the objects, the tables and the modes.
 
+#[cfg(test)]
+pub mod builders;
 pub mod compile;
 pub mod conntrack;
 pub mod objects;
+pub mod plane;
+pub mod report;
 pub mod schedule;
 pub mod sources;
 pub mod store;
+
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::kernel::conntrack::Conntrack;
+use crate::model::{Family, ServiceTable};
+use crate::modes::Mode;
+
+use compile::Compiler;
+use conntrack::Reconciler;
+use objects::Event;
+use plane::Plane;
+use report::Reporter;
+use store::Store;
+
+/// What wakes the loop.
+#[derive(Debug)]
+pub enum Input {
+    Object(Event),
+    /// The node's interfaces have these addresses now.
+    Addresses(Vec<IpAddr>),
+    /// Leave everything as it is and return: rules outlive the process.
+    Stop,
+}
+
+impl From<Event> for Input {
+    fn from(event: Event) -> Self {
+        Input::Object(event)
+    }
+}
+
+/// Inputs taken up before the schedule is looked at again.
+const BATCH: usize = 4096;
+
+/// A reconcile of tracked flows that failed is tried again after this time.
+const FLOWS_RETRY: Duration = Duration::from_secs(1);
+
+/// Tables compiled from objects that do not change any more, and what is wrong with the objects.
+pub struct Compiled {
+    pub tables: Vec<ServiceTable>,
+    pub problems: Vec<compile::Problem>,
+}
+
+/// The way from objects to tables without a loop, a kernel or a clock.
+pub fn compile_once(events: impl IntoIterator<Item = Event>, settings: compile::Settings) -> Compiled {
+    let mut store = Store::new(settings.node_name.clone(), SystemTime::UNIX_EPOCH);
+    events.into_iter().for_each(|event| store.handle(event));
+    let mut compiler = Compiler::new(settings);
+    let mut tables = Family::ALL.map(ServiceTable::new);
+    if let Some(node) = store.node() {
+        compiler.set_addresses(node.addresses.to_vec());
+    }
+    let changed = store.take_changed();
+    let problems = compiler.recompile(&store, &changed, &mut tables);
+    Compiled { tables: tables.into(), problems }
+}
+
+/// Owns everything from the objects to the kernel.
+pub struct Sync<M: Mode> {
+    store: Store,
+    compiler: Compiler,
+    /// One table and one path into the kernel per address family, in the same order.
+    tables: Vec<ServiceTable>,
+    paths: Vec<Path<M>>,
+    conntrack: Box<dyn Conntrack>,
+    reporter: Reporter,
+    addresses_changed: bool,
+}
+
+/// What carries one family's table into the kernel.
+struct Path<M: Mode> {
+    plane: Plane<M>,
+    flows: Reconciler,
+    /// When to look for stale flows; `None` while none can be there.
+    flows_due: Option<Instant>,
+    /// When the changes that are on their way were made, as far as their authors tell.
+    triggers: Vec<SystemTime>,
+}
+
+impl<M: Mode> Sync<M> {
+    pub fn new(
+        store: Store,
+        compiler: Compiler,
+        planes: impl IntoIterator<Item = (ServiceTable, Plane<M>)>,
+        conntrack: Box<dyn Conntrack>,
+        reporter: Reporter,
+    ) -> Self {
+        let (tables, paths) = planes
+            .into_iter()
+            .map(|(table, plane)| {
+                let flows = Reconciler::default();
+                (table, Path { plane, flows, flows_due: None, triggers: Vec::new() })
+            })
+            .unzip();
+        Sync { store, compiler, tables, paths, conntrack, reporter, addresses_changed: true }
+    }
+
+    /// Runs until `Stop`, or until all senders are gone.
+    pub fn run(&mut self, inputs: &Receiver<Input>) {
+        loop {
+            // The schedule comes first: a steady stream of events must not starve it.
+            self.work();
+            match inputs.recv_timeout(self.idle_time()) {
+                Ok(first) => {
+                    for input in std::iter::once(first).chain(inputs.try_iter()).take(BATCH) {
+                        match input {
+                            Input::Object(event) => self.store.handle(event),
+                            Input::Addresses(addresses) => self.set_addresses(addresses),
+                            Input::Stop => return,
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.compiler.set_addresses(addresses);
+        self.addresses_changed = true;
+    }
+
+    fn idle_time(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(1);
+        if !self.store.lists_done() {
+            return LONGEST;
+        }
+        let now = Instant::now();
+        let wakes = self.paths.iter().flat_map(|path| [Some(path.plane.wake()), path.flows_due]).flatten();
+        wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
+    }
+
+    /// Everything that is due now. Nothing is written before every first list is complete, or a restart would wipe the
+    /// node's rules (k8s#126468).
+    fn work(&mut self) {
+        if !self.store.lists_done() {
+            return;
+        }
+        self.recompile();
+        for (path, table) in self.paths.iter_mut().zip(&mut self.tables) {
+            path.work(table, self.conntrack.as_mut(), &self.reporter);
+        }
+    }
+
+    fn recompile(&mut self) {
+        let changed = self.store.take_changed();
+        if changed.is_empty() && !std::mem::take(&mut self.addresses_changed) {
+            return;
+        }
+        self.addresses_changed = false;
+        let started = Instant::now();
+        let problems = self.compiler.recompile(&self.store, &changed, &mut self.tables);
+        let triggers: Vec<_> = self.store.take_triggers().into_values().flatten().collect();
+        let now = Instant::now();
+        for (path, table) in self.paths.iter_mut().zip(&self.tables) {
+            path.triggers.extend(&triggers);
+            if !table.is_settled() {
+                path.plane.request(now);
+                self.reporter.queued(table.family(), now);
+            }
+        }
+        self.reporter.compiled(now - started, &problems, &self.compiler, &self.store);
+        self.reporter.health_checks(&self.tables);
+    }
+}
+
+impl<M: Mode> Path<M> {
+    fn work(&mut self, table: &mut ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
+        if let Err(error) = self.plane.tick(table, Instant::now()) {
+            reporter.drift_unknown(table.family(), &error);
+        }
+        if self.plane.is_due(Instant::now()) {
+            self.write(table, reporter);
+        }
+        if self.flows_due.is_some_and(|due| due <= Instant::now()) {
+            self.clear_stale_flows(table, conntrack, reporter);
+        }
+    }
+
+    fn write(&mut self, table: &mut ServiceTable, reporter: &Reporter) {
+        let started = Instant::now();
+        self.flows.note(table);
+        if !self.plane.is_certain() {
+            reporter.doubted(table.family());
+        }
+        match self.plane.sync(table, Instant::now) {
+            Ok(report) => {
+                reporter.synced(table, &report, started.elapsed(), &std::mem::take(&mut self.triggers));
+                // Rules first, then cleaning: a flow cleared before would come back by the old rules.
+                if self.flows.is_due() {
+                    self.flows_due = Some(Instant::now());
+                }
+                if report.first
+                    && let Err(error) = self.plane.mode.retire_predecessors()
+                {
+                    reporter.predecessors_remain(table.family(), &error);
+                }
+            }
+            Err(error) => reporter.failed(table.family(), &error),
+        }
+    }
+
+    fn clear_stale_flows(
+        &mut self,
+        table: &ServiceTable,
+        conntrack: &mut dyn Conntrack,
+        reporter: &Reporter,
+    ) {
+        let started = Instant::now();
+        let result = self.flows.reconcile(table, conntrack);
+        self.flows_due = result.is_err().then(|| Instant::now() + FLOWS_RETRY);
+        reporter.flows(table.family(), started.elapsed(), &result);
+    }
+}

@@ -1,1 +1,3 @@
 //! Builders, namespaces, packet flows and an API server, shared by the tests.
+
+pub mod listener;

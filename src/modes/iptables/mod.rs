@@ -1,1 +1,141 @@
-//! The iptables mode.
+//! The iptables mode: Services as a tree of iptables chains, legacy or nft. `README.md` shows the packet's way.
+
+pub mod base;
+mod choose;
+mod cleanup;
+mod dispatch;
+mod names;
+mod observe;
+mod plan;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::time::Instant;
+
+use crate::kernel::iptables::{self as door, Door, Stamp};
+use crate::model::{Scheduler, ServicePortName, ServiceTable};
+use crate::modes::{Drift, Mode, ModeError};
+
+pub use cleanup::remove_kube_proxy;
+pub use plan::Plan;
+pub use render::{InvalidPackets, MasqueradePorts, Settings};
+
+use plan::Known;
+
+/// The iptables mode for one address family.
+#[derive(Debug)]
+pub struct Iptables<D> {
+    door: D,
+    settings: Settings,
+    known: Known,
+    /// The kernel's when `known` was true of it; `None` when somebody else may have come in between.
+    stamp: Option<Stamp>,
+}
+
+impl<D: Door> Iptables<D> {
+    pub fn new(door: D, settings: Settings) -> Self {
+        Iptables { door, settings, known: Known::default(), stamp: None }
+    }
+
+    /// The door to the same rules, for what is not this mode's own.
+    pub fn door(&mut self) -> &mut D {
+        &mut self.door
+    }
+
+    fn restore(&mut self, plan: &Plan) -> Result<(), Error> {
+        let before = self.door.stamp().map_err(Error::Observe)?;
+        self.door.restore(plan).map_err(|source| Error::Restore {
+            culprit: source.line().and_then(|line| plan.owner(line)).cloned(),
+            source,
+        })?;
+        let after = self.door.stamp().map_err(Error::Observe)?;
+        let expected = self.door.stamp_after(&before, plan.commits());
+        let alone = self.stamp.as_ref() == Some(&before)
+            && expected.is_none_or(|expected| expected == after);
+        self.stamp = alone.then_some(after);
+        Ok(())
+    }
+}
+
+/// The whole of what a kernel without rules needs for a table: what goldens hold and `ferrovia plan` prints.
+pub fn render(settings: &Settings, table: &ServiceTable) -> String {
+    plan::plan(settings, &Known::default(), table).to_string()
+}
+
+/// Why the iptables mode could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading iptables rules: {0}")]
+    Observe(#[source] door::Error),
+    #[error("writing iptables rules{}: {source}", for_culprit(culprit))]
+    Restore { culprit: Option<ServicePortName>, source: door::Error },
+    #[error("removing iptables rules: {0}")]
+    Cleanup(#[source] door::Error),
+}
+
+fn for_culprit(culprit: &Option<ServicePortName>) -> String {
+    culprit.as_ref().map(|name| format!(" for {name}")).unwrap_or_default()
+}
+
+impl ModeError for Error {
+    fn culprit(&self) -> Option<&ServicePortName> {
+        match self {
+            Error::Restore { culprit, .. } => culprit.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl<D: Door> Mode for Iptables<D> {
+    type Plan = Plan;
+    type Error = Error;
+
+    const SCHEDULERS: &'static [Scheduler] =
+        &[Scheduler::Random, Scheduler::RoundRobin, Scheduler::SourceHash];
+
+    fn observe(&mut self) -> Result<(), Error> {
+        // First the stamp: what changes while we read then counts as drift.
+        let stamp = self.door.stamp().map_err(Error::Observe)?;
+        self.known = Known::Observed(observe::observe(&mut self.door).map_err(Error::Observe)?);
+        self.stamp = Some(stamp);
+        Ok(())
+    }
+
+    fn plan(&self, want: &ServiceTable, _now: Instant) -> Plan {
+        plan::plan(&self.settings, &self.known, want)
+    }
+
+    fn apply(&mut self, plan: Plan) -> Result<(), Error> {
+        if !plan.is_empty()
+            && let Err(error) = self.restore(&plan)
+        {
+            self.known = Known::default();
+            self.stamp = None;
+            return Err(error);
+        }
+        self.known.learn(plan);
+        Ok(())
+    }
+
+    fn operations(plan: &Plan) -> usize {
+        plan.operations()
+    }
+
+    fn drift(&mut self) -> Result<Drift, Error> {
+        let now = self.door.stamp().map_err(Error::Observe)?;
+        Ok(if self.stamp.as_ref() == Some(&now) { Drift::None } else { Drift::Suspected })
+    }
+
+    fn retire_predecessors(&mut self) -> Result<(), Error> {
+        let removed = remove_kube_proxy(&mut self.door).map_err(Error::Cleanup);
+        self.stamp = None;
+        removed
+    }
+
+    fn cleanup(&mut self) -> Result<(), Error> {
+        self.known = Known::default();
+        self.stamp = None;
+        cleanup::remove_ours(&mut self.door).map_err(Error::Cleanup)
+    }
+}

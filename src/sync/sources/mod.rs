@@ -1,1 +1,32 @@
 //! Where objects come from.
+
+pub mod cluster;
+pub mod decode;
+pub mod manifests;
+mod recorder;
+mod stats;
+
+pub use cluster::Cluster;
+pub use manifests::Manifests;
+pub use recorder::{EventRecorder, Note, Regarding};
+pub use stats::{Gone, SourceStats};
+
+use std::sync::mpsc::Sender;
+
+use crate::sync::objects::Event;
+
+/// The source that this proxy has.
+pub enum Source {
+    Cluster(Cluster),
+    Manifests(Manifests),
+}
+
+impl Source {
+    /// Sends complete first lists of all kinds, then changes. Ends only when nobody listens any more.
+    pub async fn run(self, events: Sender<Event>) {
+        match self {
+            Source::Cluster(cluster) => cluster.run(events).await,
+            Source::Manifests(manifests) => manifests.run(events).await,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+# `make demo` shows the program at work, `make test` checks everything. Both install what they need on Debian.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+ROOT  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# What the program itself uses.
+PACKAGES_RUN  := iptables iproute2 kmod procps
+# What builds it: a C compiler and linker for ring.
+PACKAGES_BUILD := gcc libc6-dev
+# What the tests read the kernel back with, so that they do not rely on this project's own readers.
+PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus
+
+.PHONY: all build demo test lint check unit bench clean packages-run packages-test cargo-deny
+
+all: build
+
+build:
+	$(CARGO) build --release
+
+demo: packages-run
+	$(CARGO) build --quiet
+	target/debug/ferrovia demo $(ARGS)
+
+test: packages-test lint unit
+
+# Everything that needs no privileges and no packages.
+lint: cargo-deny
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --quiet -- -D warnings
+	$(CARGO) deny --log-level error check licenses bans sources
+
+# The privileged tests use network namespaces of their own.
+unit:
+	$(CARGO) test --no-run --quiet
+	$(CARGO) test
+
+bench:
+	$(CARGO) bench
+
+packages-run:
+	@$(call install,$(PACKAGES_RUN) $(PACKAGES_BUILD))
+
+packages-test:
+	@$(call install,$(PACKAGES_TEST))
+
+cargo-deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked --quiet cargo-deny
+
+clean:
+	$(CARGO) clean
+
+# Installs the packages of $(1) that are missing, and asks the archive only then.
+define install
+missing=; for package in $(1); do \
+	dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' \
+		|| missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then \
+	echo "installing:$$missing"; \
+	$(ROOT) apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $(ROOT) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+fi
+endef

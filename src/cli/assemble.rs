@@ -1,0 +1,70 @@
+//! From the configuration to the parts of the program.
+
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::config::{self, Config};
+use crate::kernel::iptables::{Flavour, Programs};
+use crate::kernel::sysctl;
+use crate::model::Scheduler;
+use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as IptablesSettings};
+use crate::sync::compile;
+
+/// What compile has to know of the configuration.
+pub fn compile_settings(config: &Config, schedulers: &'static [Scheduler]) -> compile::Settings {
+    compile::Settings {
+        node_name: Arc::from(config.node_name.as_str()),
+        node_addresses: config.node_ip.into_iter().collect(),
+        allowed_external_ips: allowed_external_ips(&config.allowed_external_ips),
+        schedulers,
+        default_scheduler: config.scheduler,
+        node_port_addresses: match &config.node_port_addresses {
+            config::NodePortSetting::All => compile::NodePortSetting::All,
+            config::NodePortSetting::Primary => compile::NodePortSetting::Primary,
+            config::NodePortSetting::In(networks) => compile::NodePortSetting::Networks(networks.clone()),
+        },
+        detect_local: match &config.detect_local {
+            config::DetectLocal::None => compile::DetectLocal::None,
+            config::DetectLocal::ClusterCidr(networks) => compile::DetectLocal::ClusterCidr(networks.clone()),
+            config::DetectLocal::NodeCidr => compile::DetectLocal::NodeCidr,
+            config::DetectLocal::BridgeInterface(name) => compile::DetectLocal::Bridge(name.clone()),
+            config::DetectLocal::InterfaceNamePrefix(name) => {
+                compile::DetectLocal::InterfacePrefix(name.clone())
+            }
+        },
+        masquerade_all: config.masquerade.all,
+    }
+}
+
+fn allowed_external_ips(allowed: &config::AllowedExternalIps) -> Vec<IpNet> {
+    match allowed {
+        config::AllowedExternalIps::All => vec![Ipv4Net::default().into(), Ipv6Net::default().into()],
+        config::AllowedExternalIps::In(networks) => networks.clone(),
+    }
+}
+
+/// What the iptables mode has to know of the configuration and of the programs at hand. Without programs, as `ferrovia
+/// plan` has none to ask, they are taken to be of this decade.
+pub fn iptables_settings(config: &Config, programs: Option<&Programs>) -> IptablesSettings {
+    IptablesSettings {
+        masquerade_bit: config.masquerade.mark.trailing_zeros() as u8,
+        ports: match programs.is_none_or(Programs::has_random_fully) {
+            true => MasqueradePorts::FullyRandom,
+            false => MasqueradePorts::Hashed,
+        },
+        invalid: match config.conntrack.tcp_be_liberal || (programs.is_some() && sysctl::tcp_is_liberal()) {
+            true => InvalidPackets::Pass,
+            false => InvalidPackets::Drop,
+        },
+    }
+}
+
+/// `None` is whichever is in use.
+pub fn flavour(config: &Config) -> Option<Flavour> {
+    match config.iptables_flavour {
+        config::IptablesFlavour::Auto => None,
+        config::IptablesFlavour::Legacy => Some(Flavour::Legacy),
+        config::IptablesFlavour::Nft => Some(Flavour::Nft),
+    }
+}

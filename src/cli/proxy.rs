@@ -1,0 +1,183 @@
+//! `ferrovia proxy`: the program's main job.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{self, Action, Config, Flags, ModeName, Source};
+use crate::health::Health;
+use crate::kernel::conntrack::KernelConntrack;
+use crate::kernel::iptables::{self, Door, Flavour, Programs};
+use crate::kernel::{links, sysctl};
+use crate::metrics::Metrics;
+use crate::model::{Family, ServiceTable};
+use crate::modes::Mode;
+use crate::modes::iptables::Iptables;
+use crate::sync::compile::Compiler;
+use crate::sync::plane::Plane;
+use crate::sync::report::Reporter;
+use crate::sync::schedule::Bounds;
+use crate::sync::sources::{Manifests, SourceStats};
+use crate::sync::store::Store;
+use crate::sync::{Input, Sync};
+
+use super::{assemble, cleanup};
+
+pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let config = config::load(flags)?;
+    config::logging::init(&config.logging).context("cannot set up logging")?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match &config.action {
+        Action::WriteConfig(path) => config::write_config(path, &config.written)?,
+        Action::Cleanup => cleanup::run(&cleanup::Arguments {}).map(drop)?,
+        Action::InitOnly => set_sysctls(&config),
+        Action::Run => serve(&config)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn set_sysctls(config: &Config) {
+    let mut wanted = sysctl::plan_conntrack(&config.conntrack, sysctl::count_cpus());
+    wanted.push(sysctl::plan_oom_score(config.oom_score_adj));
+    for error in sysctl::apply(&mut sysctl::Kernel, &wanted) {
+        tracing::warn!("{error}");
+    }
+}
+
+fn serve(config: &Config) -> anyhow::Result<()> {
+    set_sysctls(config);
+    let planes = planes(config)?;
+    let (inputs, received) = mpsc::channel();
+    let metrics = Arc::new(Metrics::new(Instant::now()).context("cannot set up metrics")?);
+    let health = Arc::new(Health::new(config.periods.sync));
+    let (health_checks, wanted_checks) = watch::channel(Default::default());
+    watch_addresses(inputs.clone())?;
+    let io = Io { config, metrics: Arc::clone(&metrics), health: Arc::clone(&health), wanted_checks };
+    io.start(inputs)?;
+    let reporter = Reporter { metrics, health, health_checks, problems: Box::new(|_, _| {}) };
+    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
+    let store = Store::new(settings.node_name.clone(), SystemTime::now());
+    let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
+    Sync::new(store, Compiler::new(settings), planes, Box::new(conntrack), reporter).run(&received);
+    tracing::info!("Stopping; what was written stays in force");
+    Ok(())
+}
+
+/// One plane for each address family that this machine has. Without any there is nothing to do.
+fn planes(config: &Config) -> anyhow::Result<Vec<(ServiceTable, Plane<Iptables<Programs>>)>> {
+    let ModeName::Iptables = config.mode else { bail!("this build has no {} mode", config.mode.name()) };
+    let flavour = match assemble::flavour(config) {
+        Some(flavour) => flavour,
+        None => Flavour::detect()?,
+    };
+    tracing::info!(mode = config.mode.name(), %flavour, node = config.node_name, "Starting");
+    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+    let mut planes = Vec::new();
+    for family in Family::ALL {
+        match usable(family, flavour) {
+            Ok(programs) => {
+                let settings = assemble::iptables_settings(config, Some(&programs));
+                let mode = Iptables::new(programs, settings);
+                let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
+                planes.push((ServiceTable::new(family), plane));
+            }
+            Err(error) => {
+                tracing::warn!(%family, %error, "No Services of this address family");
+            }
+        }
+    }
+    if planes.is_empty() {
+        bail!("iptables works for neither IPv4 nor IPv6 here");
+    }
+    Ok(planes)
+}
+
+/// The programs of a family, if they are there and the kernel has what they need.
+fn usable(family: Family, flavour: Flavour) -> Result<Programs, iptables::Error> {
+    let mut programs = Programs::find(family, Some(flavour))?;
+    programs.stamp()?;
+    Ok(programs)
+}
+
+/// Sends the addresses of this node's interfaces, now and whenever they change.
+fn watch_addresses(inputs: Sender<Input>) -> anyhow::Result<()> {
+    let mut watch = links::AddressWatch::open()?;
+    inputs.send(Input::Addresses(links::addresses()?))?;
+    let follow = move || {
+        loop {
+            if let Err(error) = watch.wait() {
+                tracing::warn!(%error, "Cannot watch interface addresses; looking again in a minute");
+                thread::sleep(Duration::from_secs(60));
+            }
+            match links::addresses() {
+                Ok(addresses) => {
+                    if inputs.send(Input::Addresses(addresses)).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "Cannot list interface addresses"),
+            }
+        }
+    };
+    thread::Builder::new().name("addresses".into()).spawn(follow)?;
+    Ok(())
+}
+
+/// What waits for sockets: the source of objects, the HTTP servers and signals, in one thread of its own.
+struct Io<'a> {
+    config: &'a Config,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    wanted_checks: watch::Receiver<crate::sync::report::HealthChecks>,
+}
+
+impl Io<'_> {
+    fn start(self, inputs: Sender<Input>) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (events, received) = mpsc::channel();
+        let forward = inputs.clone();
+        thread::Builder::new().name("events".into()).spawn(move || {
+            for event in received {
+                if forward.send(Input::Object(event)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let stats = Arc::new(SourceStats::default());
+        match &self.config.source {
+            Source::Manifests(directory) => {
+                let source = Manifests::new(directory.clone(), self.config.node_name.clone(), stats);
+                runtime.spawn(source.run(events));
+            }
+            Source::ApiServer { .. } => bail!("not wired yet"),
+        }
+        runtime.spawn(stop_on_signal(inputs));
+        thread::Builder::new()
+            .name("io".into())
+            .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+        Ok(())
+    }
+}
+
+async fn stop_on_signal(inputs: Sender<Input>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("Cannot listen for signals");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Nobody listens any more: stopping already.
+    let _ = inputs.send(Input::Stop);
+}

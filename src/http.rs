@@ -1,1 +1,0 @@
-//! The HTTP endpoints: health, metrics and health check node ports.

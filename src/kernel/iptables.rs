@@ -1,1 +1,0 @@
-//! The door to iptables: iptables-save and iptables-restore, legacy and nft.

@@ -1,0 +1,175 @@
+//! The real door: the programs of the iptables package.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::thread;
+
+use super::flavour::{Flavour, Variant};
+use super::stamp::{Stamp, StampReader};
+use super::{Door, Error, Table};
+use crate::model::Family;
+
+/// As much of a program's complaints as is kept: it may complain about every line of its input.
+const STDERR_KEPT: u64 = 4096;
+
+/// iptables-save and iptables-restore of one family and one flavour.
+#[derive(Debug)]
+pub struct Programs {
+    family: Family,
+    variant: Variant,
+    stamps: StampReader,
+}
+
+impl Programs {
+    /// Finds the flavour that this machine uses, unless told.
+    pub fn find(family: Family, flavour: Option<Flavour>) -> Result<Self, Error> {
+        let flavour = match flavour {
+            Some(flavour) => flavour,
+            None => Flavour::detect()?,
+        };
+        let variant = Variant::find(family, flavour)?;
+        Ok(Programs { family, variant, stamps: StampReader::new(family, flavour) })
+    }
+
+    pub fn flavour(&self) -> Flavour {
+        self.variant.flavour
+    }
+
+    /// Whether `MASQUERADE --random-fully` exists: iptables 1.6.2. Without it parallel DNS queries can clash on a port.
+    pub fn has_random_fully(&self) -> bool {
+        self.variant.version() >= Some((1, 6, 2))
+    }
+}
+
+impl Door for Programs {
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn save(&mut self, table: Table, line: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        if !self.stamps.exists(table) {
+            return Ok(());
+        }
+        let table = table.to_string();
+        read_lines(Running::start(self.variant.save, &["-t", &table])?, line)
+    }
+
+    fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error> {
+        let mut running =
+            Running::start(self.variant.restore, &["-w", "5", "--noflush", "--counters"])?;
+        let mut written = Ok(());
+        if let Some(stdin) = running.child.stdin.take() {
+            let mut stdin = BufWriter::with_capacity(1 << 16, stdin);
+            written = write!(stdin, "{input}").and_then(|()| stdin.flush());
+        }
+        // A program that refuses a line closes its input early: its own words say more than our broken pipe.
+        running.end()?;
+        written.map_err(|source| Error::Run { program: self.variant.restore, source })
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, Error> {
+        self.stamps.read()
+    }
+
+    fn stamp_after(&self, before: &Stamp, tables: u32) -> Option<Stamp> {
+        before.after_commits(tables)
+    }
+}
+
+fn read_lines(mut running: Running, line: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    let mut read = Ok(());
+    if let Some(stdout) = running.child.stdout.take() {
+        let mut stdout = BufReader::with_capacity(1 << 16, stdout);
+        let mut buffer = String::new();
+        read = loop {
+            buffer.clear();
+            match stdout.read_line(&mut buffer) {
+                Ok(0) => break Ok(()),
+                Ok(_) => line(buffer.trim_end_matches('\n')),
+                Err(error) => break Err(error),
+            }
+        };
+    }
+    let program = running.program;
+    running.end()?;
+    read.map_err(|source| Error::Run { program, source })
+}
+
+/// A program under way, with a thread that keeps its standard error from filling up.
+struct Running {
+    program: &'static str,
+    child: Child,
+    stderr: thread::JoinHandle<String>,
+}
+
+impl Running {
+    fn start(program: &'static str, arguments: &[&str]) -> Result<Self, Error> {
+        let failed = |source| Error::Run { program, source };
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let Some(stderr) = child.stderr.take() else {
+            return Err(failed(io::Error::other("no standard error")));
+        };
+        let stderr = thread::Builder::new()
+            .name("iptables-stderr".into())
+            .spawn(move || drain(stderr))
+            .map_err(failed)?;
+        Ok(Running { program, child, stderr })
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        drop(self.child.stdin.take());
+        let status =
+            self.child.wait().map_err(|source| Error::Run { program: self.program, source })?;
+        let stderr = self.stderr.join().unwrap_or_default();
+        if status.success() { Ok(()) } else { Err(failure(self.program, status, &stderr)) }
+    }
+}
+
+fn drain(mut stderr: ChildStderr) -> String {
+    let mut kept = Vec::new();
+    // What goes wrong here is not worth more than a shorter message.
+    let _ = stderr.by_ref().take(STDERR_KEPT).read_to_end(&mut kept);
+    let _ = io::copy(&mut stderr, &mut io::sink());
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn failure(program: &'static str, status: ExitStatus, stderr: &str) -> Error {
+    let line = stderr.lines().find_map(line_number);
+    let message = stderr
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'))
+        .unwrap_or("it said nothing")
+        .to_owned();
+    Error::Failed { program, status, line, message }
+}
+
+/// iptables-restore says `Error occurred at line: 47` where it cannot parse, `line 47 failed` where the kernel refuses.
+fn line_number(message: &str) -> Option<usize> {
+    let after = message.split_once("line: ").or_else(|| message.split_once("line "))?.1;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line_number;
+
+    #[test]
+    fn the_line_is_found_in_what_each_flavour_says() {
+        assert_eq!(line_number("Error occurred at line: 47"), Some(47));
+        assert_eq!(line_number("iptables-restore: line 9 failed"), Some(9));
+        assert_eq!(line_number("iptables-nft-restore v1.8.9 (nf_tables): "), None);
+        assert_eq!(
+            line_number("line 5: RULE_APPEND failed (No such file or directory): rule in chain A"),
+            Some(5)
+        );
+    }
+}

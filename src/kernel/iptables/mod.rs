@@ -1,0 +1,91 @@
+//! The door to iptables: iptables-save and iptables-restore, legacy and nft.
+
+mod command;
+#[cfg(test)]
+pub mod fake;
+mod flavour;
+mod stamp;
+
+use std::fmt;
+use std::io;
+use std::process::ExitStatus;
+
+use crate::model::Family;
+
+pub use command::Programs;
+pub use flavour::Flavour;
+pub use stamp::Stamp;
+
+/// The tables that a Service proxy writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    Mangle,
+    Filter,
+    Nat,
+}
+
+impl Table {
+    pub const ALL: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Table::Mangle => "mangle",
+            Table::Filter => "filter",
+            Table::Nat => "nat",
+        })
+    }
+}
+
+/// iptables of one address family in the network namespace of the calling thread.
+pub trait Door {
+    fn family(&self) -> Family;
+
+    /// Hands out the lines that `iptables-save -t TABLE` prints. A table that does not exist has no lines, and is not
+    /// created by being looked at.
+    fn save(&mut self, table: Table, line: &mut dyn FnMut(&str)) -> Result<(), Error>;
+
+    /// `iptables-restore --noflush`. The input is formatted straight into the program's standard input.
+    fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error>;
+
+    /// Something that differs after a change by whomever, read without reading rules.
+    fn stamp(&mut self) -> Result<Stamp, Error>;
+
+    /// The stamp expected after one restore that committed `tables` tables, where that can be told.
+    fn stamp_after(&self, before: &Stamp, tables: u32) -> Option<Stamp>;
+}
+
+/// Why iptables could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot find {0} on the PATH: install the iptables package")]
+    Missing(&'static str),
+    #[error("cannot run {program}: {source}")]
+    Run { program: &'static str, source: io::Error },
+    #[error("{program} ended with {status}: {message}")]
+    Failed {
+        program: &'static str,
+        status: ExitStatus,
+        /// The first line of its input that it did not accept, from 1.
+        line: Option<usize>,
+        message: String,
+    },
+    #[error("cannot read the kernel's change stamp ({what}): {source}")]
+    Stamp { what: &'static str, source: io::Error },
+    #[error("refused: line {line}: {message}")]
+    #[cfg(test)]
+    Fake { line: usize, message: String },
+}
+
+impl Error {
+    /// The line of the input to restore that was not accepted, from 1.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Error::Failed { line, .. } => *line,
+            #[cfg(test)]
+            Error::Fake { line, .. } => Some(*line),
+            _ => None,
+        }
+    }
+}

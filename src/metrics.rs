@@ -1,1 +1,0 @@
-//! What is measured, under the names that dashboards know.

@@ -1,0 +1,128 @@
+//! What the operator decided about the meaning of Services.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::model::{Family, LocalTraffic, NodePolicy, NodePortAddresses, Scheduler, network_of_host};
+use crate::sync::objects::Node;
+
+/// The part of the configuration that compiling needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub node_name: Arc<str>,
+    /// The node's own addresses where the operator names them (`--bind-address`). They come before the Node object's.
+    pub node_addresses: Vec<IpAddr>,
+    /// `--allowed-external-ips`. None by default: any author of a Service could take any address (CVE-2020-8554).
+    pub allowed_external_ips: Vec<IpNet>,
+    /// What the mode has, its default first ([`Mode::SCHEDULERS`](crate::modes::Mode::SCHEDULERS)).
+    pub schedulers: &'static [Scheduler],
+    /// For Services that ask for none, instead of the mode's default.
+    pub default_scheduler: Option<Scheduler>,
+    pub node_port_addresses: NodePortSetting,
+    pub detect_local: DetectLocal,
+    pub masquerade_all: bool,
+}
+
+impl Settings {
+    /// kube-proxy's defaults, with no external IPs allowed.
+    pub fn new(node_name: Arc<str>, schedulers: &'static [Scheduler]) -> Self {
+        Settings {
+            node_name,
+            node_addresses: Vec::new(),
+            allowed_external_ips: Vec::new(),
+            schedulers,
+            default_scheduler: None,
+            node_port_addresses: NodePortSetting::default(),
+            detect_local: DetectLocal::default(),
+            masquerade_all: false,
+        }
+    }
+
+    pub(super) fn default_scheduler(&self) -> Scheduler {
+        self.default_scheduler.or(self.schedulers.first().copied()).unwrap_or(Scheduler::Random)
+    }
+}
+
+/// `--nodeport-addresses` as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NodePortSetting {
+    #[default]
+    All,
+    Networks(Vec<IpNet>),
+    /// The node's own address of each family, as its Node object has it.
+    Primary,
+}
+
+/// `--detect-local-mode` with what it needs, before the Node is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum DetectLocal {
+    #[default]
+    None,
+    ClusterCidr(Vec<IpNet>),
+    /// The Node's `spec.podCIDRs`.
+    NodeCidr,
+    Bridge(String),
+    InterfacePrefix(String),
+}
+
+/// What compiling takes from the Node. A change of it concerns every Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct NodeFacts {
+    pub zone: Option<Arc<str>>,
+    /// What the operator or the Node object calls the node's own. Addresses that something else put on an interface,
+    /// as keepalived and kube-vip do with load balancer addresses, are not among them.
+    pub addresses: Vec<IpAddr>,
+    pub pod_networks: Vec<IpNet>,
+}
+
+impl NodeFacts {
+    pub fn new(settings: &Settings, node: Option<&Node>) -> Self {
+        let mut addresses = settings.node_addresses.clone();
+        addresses.extend(node.iter().flat_map(|node| node.addresses.iter().copied()));
+        NodeFacts {
+            zone: node.and_then(|node| node.zone.clone()),
+            addresses,
+            pod_networks: node.map(|node| node.pod_cidrs.to_vec()).unwrap_or_default(),
+        }
+    }
+
+    /// The address that counts as the node's in this family: the first.
+    pub fn primary(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+
+    pub fn policy(&self, settings: &Settings, interface_addresses: &[IpAddr]) -> NodePolicy {
+        NodePolicy {
+            local_traffic: self.local_traffic(&settings.detect_local),
+            node_ports: self.node_ports(&settings.node_port_addresses),
+            masquerade_all: settings.masquerade_all,
+            addresses: interface_addresses.to_vec(),
+        }
+    }
+
+    fn local_traffic(&self, detect: &DetectLocal) -> LocalTraffic {
+        match detect {
+            DetectLocal::None => LocalTraffic::Undetected,
+            DetectLocal::ClusterCidr(networks) => LocalTraffic::Sources(networks.clone()),
+            DetectLocal::NodeCidr => LocalTraffic::Sources(self.pod_networks.clone()),
+            DetectLocal::Bridge(name) => LocalTraffic::Interface(name.clone()),
+            DetectLocal::InterfacePrefix(prefix) => LocalTraffic::InterfacePrefix(prefix.clone()),
+        }
+    }
+
+    fn node_ports(&self, setting: &NodePortSetting) -> NodePortAddresses {
+        match setting {
+            NodePortSetting::All => NodePortAddresses::All,
+            NodePortSetting::Networks(networks) => NodePortAddresses::In(networks.clone()),
+            NodePortSetting::Primary => NodePortAddresses::In(
+                Family::ALL
+                    .into_iter()
+                    .filter_map(|family| self.primary(family))
+                    .map(network_of_host)
+                    .collect(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the loop tells the outside: log, metrics, health, and what health check node ports have to answer.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::health::{Health, NodeEligibility};
+use crate::kernel::conntrack::ConntrackError;
+use crate::metrics::{Metrics, Policy, Stage};
+use crate::model::{Family, HealthCheck, ServiceName, ServiceTable};
+
+use super::compile::{Compiler, Problem};
+use super::conntrack::Outcome;
+use super::plane;
+use super::store::Store;
+
+/// The health checks of each family, for the servers that answer them.
+pub type HealthChecks = BTreeMap<(Family, ServiceName), HealthCheck>;
+
+/// Turns what happens in the loop into what people and programs can see of it.
+pub struct Reporter {
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
+    pub health_checks: watch::Sender<HealthChecks>,
+    /// Takes each new problem, to be made an Event of.
+    pub problems: Box<dyn Fn(&Problem, &Store)>,
+}
+
+impl Reporter {
+    pub fn queued(&self, family: Family, now: Instant) {
+        self.health.queued(family, now);
+        self.metrics.kube_proxy.last_queued.of(family).set(seconds_since_1970());
+    }
+
+    /// After a recompile: what is new in it.
+    pub fn compiled(&self, took: Duration, problems: &[Problem], compiler: &Compiler, store: &Store) {
+        for family in Family::ALL {
+            self.metrics.own.observe_stage(Stage::Compile, family, took);
+        }
+        for problem in problems {
+            tracing::warn!(
+                object = %problem.object, field = problem.field, reason = problem.reason.name(), "{problem}"
+            );
+            (self.problems)(problem, store);
+        }
+        self.metrics.own.set_problems(&compiler.problem_counts());
+        self.health.set_node(store.node().map(|node| {
+            if node.leaving { NodeEligibility::Leaving } else { NodeEligibility::Eligible }
+        }));
+        let metrics = &self.metrics.kube_proxy;
+        metrics.service_changes_pending.set(0);
+        metrics.endpoint_changes_pending.set(0);
+        raise(&metrics.service_changes, store.service_changes().total);
+        raise(&metrics.endpoint_changes, store.endpoint_changes().total);
+    }
+
+    /// Wakes the servers only if one has something else to answer.
+    pub fn health_checks(&self, tables: &[ServiceTable]) {
+        let wanted: HealthChecks = tables
+            .iter()
+            .flat_map(|table| {
+                let family = table.family();
+                table.health_checks().iter().map(move |(service, check)| ((family, service.clone()), *check))
+            })
+            .collect();
+        self.health_checks.send_if_modified(|current| {
+            let modified = *current != wanted;
+            *current = wanted;
+            modified
+        });
+    }
+
+    pub fn synced(
+        &self,
+        table: &ServiceTable,
+        report: &plane::Report,
+        took: Duration,
+        triggers: &[SystemTime],
+    ) {
+        let family = table.family();
+        self.health.synced(family, SystemTime::now());
+        self.measure(table, report, took);
+        self.metrics.kube_proxy.observe_network_programming(family, triggers.iter().copied(), SystemTime::now());
+        for (port, error) in &report.refused {
+            tracing::error!(service = %port, error, "The kernel refused a ServicePort; the others are in force");
+        }
+        if let Some(text) = &report.text {
+            tracing::trace!(%family, "Applied\n{text}");
+        }
+        if report.repaired {
+            tracing::warn!(%family, took = ?took, "Somebody else had changed our rules; repaired");
+            self.metrics.own.drift_repairs.of(family).inc();
+        } else if report.wrote {
+            tracing::info!(
+                %family, services = table.ports().len(), operations = report.operations, took = ?took, "Synced"
+            );
+        }
+    }
+
+    fn measure(&self, table: &ServiceTable, report: &plane::Report, took: Duration) {
+        let family = table.family();
+        let metrics = &self.metrics.kube_proxy;
+        let seconds = took.as_secs_f64();
+        metrics.sync_duration.of(family).observe(seconds);
+        let by_extent =
+            if report.observe.is_some() { &metrics.sync_full_duration } else { &metrics.sync_partial_duration };
+        by_extent.of(family).observe(seconds);
+        metrics.last_sync.of(family).set(seconds_since_1970());
+        if let Some(observe) = report.observe {
+            self.metrics.own.audits.of(family).inc();
+            self.metrics.own.observe_stage(Stage::Observe, family, observe);
+        }
+        self.metrics.own.observe_stage(Stage::Plan, family, report.plan);
+        self.metrics.own.observe_stage(Stage::Apply, family, report.apply);
+        self.metrics.own.plan_operations.of(family).inc_by(report.operations as u64);
+        let (internal, external) = table.without_local_endpoints();
+        metrics.set_no_local_endpoints(Policy::Internal, family, internal);
+        metrics.set_no_local_endpoints(Policy::External, family, external);
+    }
+
+    pub fn failed(&self, family: Family, error: &impl Display) {
+        tracing::error!(%family, error = %error, "Sync failed; it is tried again");
+        self.metrics.kube_proxy.iptables_restore_failures.of(family).inc();
+        self.health.degraded(family, format!("sync failed: {error}"));
+    }
+
+    pub fn drift_unknown(&self, family: Family, error: &impl Display) {
+        tracing::warn!(%family, error = %error, "Cannot tell whether somebody else changed our rules");
+    }
+
+    /// The kernel may differ from what it should hold; the next sync tells.
+    pub fn doubted(&self, family: Family) {
+        self.health.degraded(family, "the kernel's rules were changed by somebody else");
+    }
+
+    pub fn predecessors_remain(&self, family: Family, error: &impl Display) {
+        tracing::warn!(%family, error = %error, "Cannot remove what an earlier proxy left");
+    }
+
+    pub fn flows(&self, family: Family, took: Duration, result: &Result<Outcome, ConntrackError>) {
+        self.metrics.kube_proxy.conntrack_reconcile_duration.of(family).observe(took.as_secs_f64());
+        match result {
+            Ok(outcome) => {
+                let deleted = outcome.deleted as u64;
+                self.metrics.kube_proxy.conntrack_deleted_entries.of(family).inc_by(deleted);
+                self.metrics.own.stale_flows.of(family).inc_by(deleted);
+                if deleted > 0 {
+                    tracing::info!(%family, flows = deleted, took = ?took, "Cleared stale UDP flows");
+                }
+            }
+            Err(error) => tracing::warn!(%family, %error, "Cannot clear stale UDP flows; tried again in a second"),
+        }
+    }
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// Brings a counter up to a total that was counted elsewhere.
+fn raise(counter: &prometheus::IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}

@@ -1,0 +1,189 @@
+//! What is asked of the API server.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{AsyncBufRead, AsyncBufReadExt};
+use kube::Client;
+use kube::core::Request;
+use kube::core::params::{ListParams, WatchParams};
+use thiserror::Error;
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
+
+use crate::sync::objects::Kind;
+
+/// Why a list or a watch ended early.
+#[derive(Debug, Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Request(Box<kube::Error>),
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    NoAnswer(Duration),
+    #[error("the answer is no list: {0}")]
+    NoList(serde_json::Error),
+    #[error("the list has no resourceVersion to watch from")]
+    NoVersion,
+    #[error("the connection broke: {0}")]
+    Broken(std::io::Error),
+    #[error("the watch ended with {code} {reason}: {message}")]
+    Ended { code: u16, reason: String, message: String },
+    #[error("the watch was closed as soon as it was opened")]
+    ClosedAtOnce,
+    #[error("the watch was closed before it had sent what exists")]
+    Unfinished,
+    #[error("an empty list came where there were objects, but a second look finds some")]
+    DoubtfullyEmpty,
+}
+
+impl Failure {
+    fn status(&self) -> Option<u16> {
+        match self {
+            Failure::Request(error) => match &**error {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Failure::Ended { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The version asked for is no longer, or not yet, known: only a new list helps.
+    pub fn is_expired(&self) -> bool {
+        self.status() == Some(410)
+    }
+
+    /// A server without streaming lists rejects them (1.33 by default) or never says that one is complete (before 1.19).
+    pub fn rules_out_streaming(&self) -> bool {
+        matches!(self, Failure::Unfinished) || matches!(self.status(), Some(400 | 422))
+    }
+
+    /// New credentials or a new connection may help.
+    pub fn needs_new_connection(&self) -> bool {
+        match self {
+            Failure::Request(error) => !matches!(&**error, kube::Error::Api(_)) || self.status() == Some(401),
+            Failure::NoAnswer(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl std::convert::From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Failure {
+        Failure::Request(Box::new(error))
+    }
+}
+
+/// The objects of one kind, as kube-proxy selects them.
+#[derive(Debug, Clone)]
+pub struct Resource {
+    pub kind: Kind,
+    path: &'static str,
+    labels: Option<&'static str>,
+    fields: Option<String>,
+}
+
+impl Resource {
+    /// Not those of another proxy, and not headless ones, which are DNS's affair.
+    pub fn services() -> Resource {
+        Resource {
+            kind: Kind::Service,
+            path: "/api/v1/services",
+            labels: Some("!service.kubernetes.io/service-proxy-name"),
+            fields: Some("spec.clusterIP!=None".to_owned()),
+        }
+    }
+
+    pub fn endpoint_slices() -> Resource {
+        Resource {
+            kind: Kind::EndpointSlice,
+            path: "/apis/discovery.k8s.io/v1/endpointslices",
+            labels: Some("!service.kubernetes.io/headless"),
+            fields: None,
+        }
+    }
+
+    pub fn node(name: &str) -> Resource {
+        Resource {
+            kind: Kind::Node,
+            path: "/api/v1/nodes",
+            labels: None,
+            fields: Some(format!("metadata.name={name}")),
+        }
+    }
+
+    /// The body of one page.
+    pub async fn list(
+        &self,
+        client: &Client,
+        limit: Option<u32>,
+        next: Option<String>,
+        patience: Duration,
+    ) -> Result<String, Failure> {
+        let params = ListParams {
+            label_selector: self.labels.map(str::to_owned),
+            field_selector: self.fields.clone(),
+            limit,
+            continue_token: next,
+            ..ListParams::default()
+        };
+        let request = Request::new(self.path).list(&params).map_err(kube::Error::BuildRequest)?;
+        let answer = timeout(patience, client.request_text(request)).await;
+        Ok(answer.map_err(|_: Elapsed| Failure::NoAnswer(patience))??)
+    }
+
+    pub async fn watch(
+        &self,
+        client: &Client,
+        from: From<'_>,
+        lasting: Duration,
+        patience: Duration,
+    ) -> Result<Lines, Failure> {
+        let (version, send_initial_events) = match from {
+            From::Everything => ("", true),
+            From::Version(version) => (version, false),
+        };
+        let params = WatchParams {
+            label_selector: self.labels.map(str::to_owned),
+            field_selector: self.fields.clone(),
+            timeout: Some(u32::try_from(lasting.as_secs()).unwrap_or(u32::MAX)),
+            bookmarks: true,
+            send_initial_events,
+        };
+        let request = Request::new(self.path).watch(&params, version).map_err(kube::Error::BuildRequest)?;
+        let answer = timeout(patience, client.request_stream(request)).await;
+        let stream = answer.map_err(|_: Elapsed| Failure::NoAnswer(patience))??;
+        Ok(Lines { stream: Box::pin(stream), line: Vec::new() })
+    }
+}
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy)]
+pub enum From<'a> {
+    /// A streaming list (KEP-3157): all that exists, a mark, then changes.
+    Everything,
+    Version(&'a str),
+}
+
+/// The lines of a watch.
+pub struct Lines {
+    stream: Pin<Box<dyn AsyncBufRead + Send>>,
+    line: Vec<u8>,
+}
+
+/// A buffer that one huge object made large is given back.
+const USUAL_LINE: usize = 64 * 1024;
+
+impl Lines {
+    /// The next whole line, or `None` where the server closed the watch or said nothing until `deadline`.
+    pub async fn next(&mut self, deadline: Instant) -> Result<Option<&[u8]>, Failure> {
+        self.line.clear();
+        self.line.shrink_to(USUAL_LINE);
+        let read = timeout_at(deadline, self.stream.read_until(b'\n', &mut self.line));
+        match read.await {
+            Err(_silent) => Ok(None),
+            Ok(Err(error)) => Err(Failure::Broken(error)),
+            // What the server could not finish is no line.
+            Ok(Ok(_)) => Ok(self.line.ends_with(b"\n").then_some(&self.line)),
+        }
+    }
+}

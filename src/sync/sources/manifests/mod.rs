@@ -1,0 +1,95 @@
+//! A directory of manifests as the source: no API server needed.
+
+mod directory;
+mod read;
+mod watch;
+
+pub use read::FileError;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use thiserror::Error;
+
+use crate::sync::objects::{Event, Kind};
+
+use super::{Gone, SourceStats};
+use directory::{Directory, Seen};
+use watch::Watch;
+
+const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+
+/// Why a directory of manifests cannot be used at all.
+#[derive(Debug, Error)]
+pub enum ManifestsError {
+    #[error("cannot read directory {}: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("{}", lines(.0))]
+    Malformed(Vec<FileError>),
+}
+
+fn lines(errors: &[FileError]) -> String {
+    errors.iter().map(FileError::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// All objects of a directory, as one complete list of each kind. Of the Nodes, only `node`.
+pub fn read_once(directory: &Path, node: &str) -> Result<Vec<Event>, ManifestsError> {
+    let seen = Directory::new(directory.to_owned(), node).look();
+    let seen = seen.map_err(|source| ManifestsError::Directory { path: directory.to_owned(), source })?;
+    if !seen.malformed.is_empty() {
+        return Err(ManifestsError::Malformed(seen.malformed));
+    }
+    Ok(listed(seen.events))
+}
+
+fn listed(events: Vec<Event>) -> Vec<Event> {
+    let started = KINDS.map(Event::ListStarted);
+    let done = KINDS.map(Event::ListDone);
+    started.into_iter().chain(events).chain(done).collect()
+}
+
+/// A directory of manifests that is watched for changes.
+pub struct Manifests {
+    directory: PathBuf,
+    node: String,
+    stats: Arc<SourceStats>,
+}
+
+impl Manifests {
+    pub fn new(directory: PathBuf, node: String, stats: Arc<SourceStats>) -> Manifests {
+        Manifests { directory, node, stats }
+    }
+
+    /// Sends what the directory holds, then every change of it, until nobody listens any more.
+    pub async fn run(self, events: Sender<Event>) {
+        // Watched before it is read, so that no change falls in between.
+        let mut watch = Watch::new(&self.directory);
+        let mut directory = Directory::new(self.directory.clone(), &self.node);
+        let mut first = true;
+        loop {
+            match directory.look() {
+                Ok(seen) => {
+                    if self.deliver(seen, std::mem::take(&mut first), &events).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.stats.count_error();
+                    tracing::error!(directory = %self.directory.display(), %error, "cannot read manifests");
+                }
+            }
+            watch.changed().await;
+        }
+    }
+
+    fn deliver(&self, seen: Seen, first: bool, events: &Sender<Event>) -> Result<(), Gone> {
+        for error in &seen.malformed {
+            self.stats.count_error();
+            tracing::error!("{error}; what the file held before stays in force");
+        }
+        let changes = if first { listed(seen.events) } else { seen.events };
+        changes.into_iter().try_for_each(|event| self.stats.send(events, event))
+    }
+}

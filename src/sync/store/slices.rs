@@ -1,0 +1,132 @@
+//! EndpointSlices in the store: folded to what a node needs, since there are more endpoints than anything else.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Generation, MAX_PENDING_TRIGGERS, Store};
+use crate::model::{Family, Locality, ServiceName};
+use crate::sync::objects::{EndpointPort, EndpointSlice, FieldProblem, Hints, Kind, SliceEndpoint};
+
+/// An EndpointSlice without what its place in the store says: its namespace and its Service.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    pub name: Arc<str>,
+    pub ports: Box<[EndpointPort]>,
+    pub endpoints: Box<[StoredEndpoint]>,
+    pub problems: Box<[FieldProblem]>,
+    pub family: Family,
+    pub(super) generation: Generation,
+}
+
+/// A [`SliceEndpoint`] that knows whether it is on this node instead of which node it is on: a third smaller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredEndpoint {
+    pub address: IpAddr,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    pub locality: Locality,
+    pub hints: Option<Arc<Hints>>,
+}
+
+impl Slice {
+    pub fn object_name(&self, service: &ServiceName) -> ServiceName {
+        ServiceName { namespace: Arc::clone(&service.namespace), name: Arc::clone(&self.name) }
+    }
+
+    fn says_the_same_as(&self, other: &Slice) -> bool {
+        self.family == other.family
+            && self.ports == other.ports
+            && self.endpoints == other.endpoints
+            && self.problems == other.problems
+    }
+}
+
+impl Store {
+    pub(super) fn apply_slice(&mut self, slice: EndpointSlice) {
+        let name = slice.name.clone();
+        if slice.service.is_empty() {
+            return self.delete(Kind::EndpointSlice, &name);
+        }
+        let service =
+            ServiceName { namespace: Arc::clone(&name.namespace), name: Arc::clone(&slice.service) };
+        let triggered = slice.triggered;
+        let generation = self.generation(Kind::EndpointSlice);
+        self.forget_undecodable(Kind::EndpointSlice, &name);
+        if self.owners.get(&name).is_some_and(|owner| *owner != service.name) {
+            self.delete_slice(&name);
+        }
+        let slice = fold(slice, &self.node_name, generation);
+        let slices = &mut self.services.entry(service.clone()).or_default().slices;
+        match slices.binary_search_by(|known| known.name.cmp(&slice.name)) {
+            Ok(at) if slices[at].says_the_same_as(&slice) => {
+                slices[at].generation = generation;
+                return;
+            }
+            Ok(at) => slices[at] = slice,
+            Err(at) => {
+                // One slice is what nearly every Service has; a Vec would make room for four.
+                slices.reserve_exact(1);
+                slices.insert(at, slice);
+            }
+        }
+        self.owners.insert(name, Arc::clone(&service.name));
+        self.note_trigger(&service, triggered);
+        self.endpoint_changes.count();
+        self.changed.services.insert(service);
+    }
+
+    pub(super) fn delete_slice(&mut self, name: &ServiceName) {
+        let Some(owner) = self.owners.remove(name) else { return };
+        let service = ServiceName { namespace: Arc::clone(&name.namespace), name: owner };
+        if let Some(known) = self.services.get_mut(&service) {
+            known.slices.retain(|slice| slice.name != name.name);
+        }
+        self.forget_if_empty(&service);
+        // The annotation of a deleted slice tells of its last update, which is not what happened now.
+        self.triggers.remove(&service);
+        self.endpoint_changes.count();
+        self.changed.services.insert(service);
+    }
+
+    pub(super) fn slice_mut(&mut self, name: &ServiceName) -> Option<&mut Slice> {
+        let owner = Arc::clone(self.owners.get(name)?);
+        let service = ServiceName { namespace: Arc::clone(&name.namespace), name: owner };
+        self.services.get_mut(&service)?.slices.iter_mut().find(|slice| slice.name == name.name)
+    }
+
+    fn note_trigger(&mut self, service: &ServiceName, triggered: Option<SystemTime>) {
+        let Some(triggered) = triggered.filter(|time| *time > self.started) else { return };
+        let times = self.triggers.entry(service.clone()).or_default();
+        if times.len() < MAX_PENDING_TRIGGERS {
+            times.push(triggered);
+        }
+    }
+}
+
+fn fold(slice: EndpointSlice, node_name: &str, generation: Generation) -> Slice {
+    Slice {
+        name: slice.name.name,
+        ports: slice.ports,
+        endpoints: slice.endpoints.into_iter().map(|endpoint| fold_endpoint(endpoint, node_name)).collect(),
+        problems: slice.problems,
+        family: slice.family,
+        generation,
+    }
+}
+
+fn fold_endpoint(endpoint: SliceEndpoint, node_name: &str) -> StoredEndpoint {
+    StoredEndpoint {
+        address: endpoint.address,
+        ready: endpoint.ready,
+        serving: endpoint.serving,
+        terminating: endpoint.terminating,
+        locality: match &endpoint.node {
+            None => Locality::Unknown,
+            Some(node) if **node == *node_name => Locality::Local,
+            Some(_) => Locality::Remote,
+        },
+        hints: endpoint.hints,
+    }
+}

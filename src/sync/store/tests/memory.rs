@@ -1,0 +1,65 @@
+//! What the store costs, counted by the allocator of this test program.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+}
+
+/// glibc's chunks have a header of 8 bytes, multiples of 16 and at least 32.
+fn chunk(layout: Layout) -> isize {
+    ((layout.size() + 8).next_multiple_of(16).max(32)) as isize
+}
+
+// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.set(HELD.get() + chunk(layout));
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.set(HELD.get() - chunk(layout));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const SLICES: u32 = 10_000;
+const ENDPOINTS: u32 = 10;
+
+fn big_slice(number: u32, node: &Arc<str>, port: &Arc<str>) -> EndpointSlice {
+    let endpoints = (0..ENDPOINTS).map(|at| {
+        let address = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number * ENDPOINTS + at));
+        crate::sync::objects::SliceEndpoint { address, node: Some(Arc::clone(node)), ..here("10.0.0.1") }
+    });
+    let mut slice = slice(&format!("shop/service-{number}-x7k2p"), "", endpoints.collect());
+    slice.service = format!("service-{number}").into();
+    slice.ports[0].name = Arc::clone(port);
+    slice
+}
+
+#[test]
+fn an_endpoint_takes_less_than_80_bytes_with_all_that_belongs_to_it() {
+    let namespace: Arc<str> = "shop".into();
+    let (node, port) = ("elsewhere".into(), "http".into());
+    let before = HELD.get();
+    let mut store = store([]);
+    for number in 0..SLICES {
+        let mut slice = big_slice(number, &node, &port);
+        slice.name.namespace = Arc::clone(&namespace);
+        store.handle(applied(slice));
+        store.take_changed();
+    }
+    let held = (HELD.get() - before) as f64 / f64::from(SLICES * ENDPOINTS);
+    assert!((32.0..80.0).contains(&held), "{held} bytes per endpoint");
+    println!("{held} bytes per endpoint");
+}
