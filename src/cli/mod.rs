@@ -2,7 +2,7 @@
 
 mod assemble;
 pub mod cleanup;
-// pub mod demo;
+pub mod demo;
 pub mod plan;
 pub mod proxy;
 
@@ -31,6 +31,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Removes everything that any mode may have written on this node
     Cleanup(cleanup::Arguments),
+    /// Shows the program at work: a cluster of network namespaces, real traffic, endpoints that come and go
+    Demo(demo::Arguments),
 }
 
 /// The command line under kube-proxy's name.
@@ -51,6 +53,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
         Command::Proxy(flags) => proxy::run(&flags),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
-        // Command::Demo(arguments) => demo::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
     }
 }

@@ -44,8 +44,7 @@ fn compile(config: &Config) -> anyhow::Result<Vec<ServiceTable>> {
     let Source::Manifests(directory) = &config.source else {
         bail!("--manifests: name the directory with the Services and EndpointSlices to plan for");
     };
-    let events =
-        sync::sources::manifests::read_once(directory, &config.node_name).context("--manifests")?;
+    let events = sync::sources::manifests::read_once(directory, &config.node_name).context("--manifests")?;
     let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
     let compiled = sync::compile_once(events, settings);
     for problem in &compiled.problems {

@@ -8,23 +8,22 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use crate::health::{Health, NodeEligibility};
+use crate::http::HealthChecks;
 use crate::kernel::conntrack::ConntrackError;
 use crate::metrics::{Metrics, Policy, Stage};
-use crate::model::{Family, HealthCheck, ServiceName, ServiceTable};
+use crate::model::{Family, ServiceTable};
 
 use super::compile::{Compiler, Problem};
 use super::conntrack::Outcome;
 use super::plane;
 use super::store::Store;
 
-/// The health checks of each family, for the servers that answer them.
-pub type HealthChecks = BTreeMap<(Family, ServiceName), HealthCheck>;
-
 /// Turns what happens in the loop into what people and programs can see of it.
 pub struct Reporter {
-    pub metrics: Arc<Metrics>,
+    pub metrics: Metrics,
     pub health: Arc<Health>,
-    pub health_checks: watch::Sender<HealthChecks>,
+    /// To the servers of each family.
+    pub health_checks: BTreeMap<Family, watch::Sender<HealthChecks>>,
     /// Takes each new problem, to be made an Event of.
     pub problems: Box<dyn Fn(&Problem, &Store)>,
 }
@@ -32,7 +31,7 @@ pub struct Reporter {
 impl Reporter {
     pub fn queued(&self, family: Family, now: Instant) {
         self.health.queued(family, now);
-        self.metrics.kube_proxy.last_queued.of(family).set(seconds_since_1970());
+        self.metrics.kube_proxy.sync.last_queued.of(family).set(seconds_since_1970());
     }
 
     /// After a recompile: what is new in it.
@@ -47,30 +46,31 @@ impl Reporter {
             (self.problems)(problem, store);
         }
         self.metrics.own.set_problems(&compiler.problem_counts());
-        self.health.set_node(store.node().map(|node| {
-            if node.leaving { NodeEligibility::Leaving } else { NodeEligibility::Eligible }
-        }));
-        let metrics = &self.metrics.kube_proxy;
-        metrics.service_changes_pending.set(0);
-        metrics.endpoint_changes_pending.set(0);
-        raise(&metrics.service_changes, store.service_changes().total);
-        raise(&metrics.endpoint_changes, store.endpoint_changes().total);
+        self.health.set_node(
+            store.node().map(
+                |node| {
+                    if node.leaving { NodeEligibility::Leaving } else { NodeEligibility::Eligible }
+                },
+            ),
+        );
+        let metrics = &self.metrics.kube_proxy.changes;
+        metrics.services_pending.set(0);
+        metrics.endpoints_pending.set(0);
+        raise(&metrics.services, store.service_changes().total);
+        raise(&metrics.endpoints, store.endpoint_changes().total);
     }
 
     /// Wakes the servers only if one has something else to answer.
     pub fn health_checks(&self, tables: &[ServiceTable]) {
-        let wanted: HealthChecks = tables
-            .iter()
-            .flat_map(|table| {
-                let family = table.family();
-                table.health_checks().iter().map(move |(service, check)| ((family, service.clone()), *check))
-            })
-            .collect();
-        self.health_checks.send_if_modified(|current| {
-            let modified = *current != wanted;
-            *current = wanted;
-            modified
-        });
+        for table in tables {
+            let Some(servers) = self.health_checks.get(&table.family()) else { continue };
+            servers.send_if_modified(|current| {
+                let wanted = HealthChecks::of(table);
+                let modified = *current != wanted;
+                *current = wanted;
+                modified
+            });
+        }
     }
 
     pub fn synced(
@@ -83,7 +83,11 @@ impl Reporter {
         let family = table.family();
         self.health.synced(family, SystemTime::now());
         self.measure(table, report, took);
-        self.metrics.kube_proxy.observe_network_programming(family, triggers.iter().copied(), SystemTime::now());
+        self.metrics.kube_proxy.observe_network_programming(
+            family,
+            triggers.iter().copied(),
+            SystemTime::now(),
+        );
         for (port, error) in &report.refused {
             tracing::error!(service = %port, error, "The kernel refused a ServicePort; the others are in force");
         }
@@ -104,11 +108,14 @@ impl Reporter {
         let family = table.family();
         let metrics = &self.metrics.kube_proxy;
         let seconds = took.as_secs_f64();
-        metrics.sync_duration.of(family).observe(seconds);
-        let by_extent =
-            if report.observe.is_some() { &metrics.sync_full_duration } else { &metrics.sync_partial_duration };
+        metrics.sync.duration.of(family).observe(seconds);
+        let by_extent = if report.observe.is_some() {
+            &metrics.sync.full_duration
+        } else {
+            &metrics.sync.partial_duration
+        };
         by_extent.of(family).observe(seconds);
-        metrics.last_sync.of(family).set(seconds_since_1970());
+        metrics.sync.last.of(family).set(seconds_since_1970());
         if let Some(observe) = report.observe {
             self.metrics.own.audits.of(family).inc();
             self.metrics.own.observe_stage(Stage::Observe, family, observe);
@@ -123,7 +130,7 @@ impl Reporter {
 
     pub fn failed(&self, family: Family, error: &impl Display) {
         tracing::error!(%family, error = %error, "Sync failed; it is tried again");
-        self.metrics.kube_proxy.iptables_restore_failures.of(family).inc();
+        self.metrics.kube_proxy.iptables.restore_failures.of(family).inc();
         self.health.degraded(family, format!("sync failed: {error}"));
     }
 
@@ -141,17 +148,19 @@ impl Reporter {
     }
 
     pub fn flows(&self, family: Family, took: Duration, result: &Result<Outcome, ConntrackError>) {
-        self.metrics.kube_proxy.conntrack_reconcile_duration.of(family).observe(took.as_secs_f64());
+        self.metrics.kube_proxy.conntrack.duration.of(family).observe(took.as_secs_f64());
         match result {
             Ok(outcome) => {
                 let deleted = outcome.deleted as u64;
-                self.metrics.kube_proxy.conntrack_deleted_entries.of(family).inc_by(deleted);
+                self.metrics.kube_proxy.conntrack.deleted_entries.of(family).inc_by(deleted);
                 self.metrics.own.stale_flows.of(family).inc_by(deleted);
                 if deleted > 0 {
                     tracing::info!(%family, flows = deleted, took = ?took, "Cleared stale UDP flows");
                 }
             }
-            Err(error) => tracing::warn!(%family, %error, "Cannot clear stale UDP flows; tried again in a second"),
+            Err(error) => {
+                tracing::warn!(%family, %error, "Cannot clear stale UDP flows; tried again in a second")
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `ferrovia proxy`: the program's main job.
 
+mod io;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -7,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{self, Action, Config, Flags, ModeName, Source};
+use crate::config::{self, Action, Config, Flags, ModeName};
 use crate::health::Health;
+use crate::http::HealthChecks;
 use crate::kernel::conntrack::KernelConntrack;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::{links, sysctl};
@@ -23,7 +25,6 @@ use crate::sync::compile::Compiler;
 use crate::sync::plane::Plane;
 use crate::sync::report::Reporter;
 use crate::sync::schedule::Bounds;
-use crate::sync::sources::{Manifests, SourceStats};
 use crate::sync::store::Store;
 use crate::sync::{Input, Sync};
 
@@ -56,12 +57,13 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     set_sysctls(config);
     let planes = planes(config)?;
     let (inputs, received) = mpsc::channel();
-    let metrics = Arc::new(Metrics::new(Instant::now()).context("cannot set up metrics")?);
+    let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
     let health = Arc::new(Health::new(config.periods.sync));
-    let (health_checks, wanted_checks) = watch::channel(Default::default());
     watch_addresses(inputs.clone())?;
-    let io = Io { config, metrics: Arc::clone(&metrics), health: Arc::clone(&health), wanted_checks };
-    io.start(inputs)?;
+    let families = planes.iter().map(|(table, _)| table.family());
+    let (health_checks, wanted_checks) =
+        families.map(|family| (family, watch::channel(HealthChecks::default()))).map(|(family, (to, of))| ((family, to), (family, of))).unzip();
+    io::start(io::Io { config: config.clone(), metrics: metrics.clone(), health: Arc::clone(&health), health_checks: wanted_checks, inputs })?;
     let reporter = Reporter { metrics, health, health_checks, problems: Box::new(|_, _| {}) };
     let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
     let store = Store::new(settings.node_name.clone(), SystemTime::now());
@@ -129,55 +131,4 @@ fn watch_addresses(inputs: Sender<Input>) -> anyhow::Result<()> {
     };
     thread::Builder::new().name("addresses".into()).spawn(follow)?;
     Ok(())
-}
-
-/// What waits for sockets: the source of objects, the HTTP servers and signals, in one thread of its own.
-struct Io<'a> {
-    config: &'a Config,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    wanted_checks: watch::Receiver<crate::sync::report::HealthChecks>,
-}
-
-impl Io<'_> {
-    fn start(self, inputs: Sender<Input>) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (events, received) = mpsc::channel();
-        let forward = inputs.clone();
-        thread::Builder::new().name("events".into()).spawn(move || {
-            for event in received {
-                if forward.send(Input::Object(event)).is_err() {
-                    return;
-                }
-            }
-        })?;
-        let stats = Arc::new(SourceStats::default());
-        match &self.config.source {
-            Source::Manifests(directory) => {
-                let source = Manifests::new(directory.clone(), self.config.node_name.clone(), stats);
-                runtime.spawn(source.run(events));
-            }
-            Source::ApiServer { .. } => bail!("not wired yet"),
-        }
-        runtime.spawn(stop_on_signal(inputs));
-        thread::Builder::new()
-            .name("io".into())
-            .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
-        Ok(())
-    }
-}
-
-async fn stop_on_signal(inputs: Sender<Input>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("Cannot listen for signals");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    // Nobody listens any more: stopping already.
-    let _ = inputs.send(Input::Stop);
 }

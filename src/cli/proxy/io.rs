@@ -1,0 +1,116 @@
+//! What waits for sockets: the source of objects, the HTTP servers and signals, all in one thread beside the loop's.
+
+use std::collections::BTreeMap;
+use std::process;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use anyhow::{Context, bail};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{self, Config, Source};
+use crate::health::Health;
+use crate::http::{self, BindError, HealthChecks, Pages};
+use crate::metrics::Metrics;
+use crate::model::Family;
+use crate::sync::Input;
+use crate::sync::objects::Event;
+use crate::sync::sources::{Manifests, SourceStats};
+
+pub struct Io {
+    pub config: Config,
+    pub metrics: Metrics,
+    pub health: Arc<Health>,
+    pub health_checks: BTreeMap<Family, watch::Receiver<HealthChecks>>,
+    pub inputs: Sender<Input>,
+}
+
+/// Starts everything and returns. It ends with the process.
+pub fn start(io: Io) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    start_source(&io, &runtime)?;
+    serve_http(&io, &runtime);
+    let inputs = io.inputs;
+    runtime.spawn(stop_on_signal(inputs));
+    let run = move || runtime.block_on(std::future::pending::<()>());
+    thread::Builder::new().name("io".into()).spawn(run).context("cannot start a thread")?;
+    Ok(())
+}
+
+fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<()> {
+    let events = forward(io.inputs.clone())?;
+    let stats = Arc::new(SourceStats::default());
+    match &io.config.source {
+        Source::Manifests(directory) => {
+            let source = Manifests::new(directory.clone(), io.config.node_name.clone(), stats);
+            runtime.spawn(source.run(events));
+        }
+        Source::ApiServer { .. } => bail!("not wired yet"),
+    }
+    Ok(())
+}
+
+fn forward(inputs: Sender<Input>) -> anyhow::Result<Sender<Event>> {
+    let (events, received) = mpsc::channel();
+    let forward = move || {
+        for event in received {
+            if inputs.send(Input::Object(event)).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("events".into()).spawn(forward)?;
+    Ok(events)
+}
+
+fn serve_http(io: &Io, runtime: &Runtime) {
+    let serving = io.config.serving;
+    if let Some(address) = serving.healthz {
+        let served =
+            http::serve_healthz(address, serving.on_bind_failure, Arc::clone(&io.health), io.metrics.clone());
+        runtime.spawn(async move { end_process(served.await.err()) });
+    }
+    if let Some(address) = serving.metrics {
+        let pages = Pages {
+            metrics: io.metrics.clone(),
+            mode: io.config.mode,
+            config_z: config::config_z(&io.config.written).into(),
+        };
+        let served = http::serve_metrics(address, serving.on_bind_failure, pages);
+        runtime.spawn(async move { end_process(served.await.err()) });
+    }
+    for (family, wanted) in &io.health_checks {
+        let health = Arc::clone(&io.health);
+        let report = |service: &_, error: &BindError| {
+            tracing::error!(%service, error = %error, "Cannot serve a health check node port");
+        };
+        let metrics = io.metrics.clone();
+        runtime.spawn(http::serve_health_checks(*family, wanted.clone(), health, metrics, report));
+    }
+}
+
+/// `--bind-address-hard-fail`: a proxy that nobody can ask whether it works must not run.
+fn end_process(error: Option<BindError>) {
+    if let Some(error) = error {
+        tracing::error!(address = %error.address, error = %error.source, "Cannot listen; ending, as --bind-address-hard-fail asks");
+        process::exit(1);
+    }
+}
+
+async fn stop_on_signal(inputs: Sender<Input>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("Cannot listen for signals");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Nobody listens any more: stopping already.
+    let _ = inputs.send(Input::Stop);
+}
