@@ -22,7 +22,7 @@ pub mod runner;
 mod topology;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use client::Observed;
@@ -54,6 +54,8 @@ pub enum LabError {
     NoSuchHost(IpAddr),
     #[error("cannot serve {protocol} on {address}")]
     Listen { address: SocketAddr, protocol: Protocol, source: io::Error },
+    #[error("cannot open a socket on {from}")]
+    Socket { from: IpAddr, source: io::Error },
     #[error("cannot send {protocol} from {from} to {to}")]
     Probe { from: IpAddr, to: SocketAddr, protocol: Protocol, source: io::Error },
     #[error("cannot start the servers of the lab")]
@@ -132,10 +134,26 @@ impl Lab {
         to: SocketAddr,
         patience: Duration,
     ) -> Result<Observed, LabError> {
-        let host = self.host_of(from).ok_or(LabError::NoSuchHost(from))?;
         let failed = |source| LabError::Probe { from, to, protocol, source };
-        let socket = host.namespace.run(|| client::Socket::open(from, protocol))?.map_err(failed)?;
-        socket.ask(to, patience).map_err(failed)
+        self.socket(from, protocol)?.ask(to, patience).map_err(failed)
+    }
+
+    /// A connection that stays, to a server that introduces itself and then repeats what it hears.
+    pub fn connect(&self, from: IpAddr, to: SocketAddr, patience: Duration) -> Result<TcpStream, LabError> {
+        let failed = |source| LabError::Probe { from, to, protocol: Protocol::Tcp, source };
+        self.socket(from, Protocol::Tcp)?.connect(to, patience).map_err(failed)
+    }
+
+    /// A client that keeps its address and port, connected to nobody. It hears of every ICMP error.
+    pub fn datagrams(&self, from: IpAddr) -> Result<UdpSocket, LabError> {
+        let host = self.host_of(from).ok_or(LabError::NoSuchHost(from))?;
+        host.namespace.run(|| client::open_udp(from))?.map_err(|source| LabError::Socket { from, source })
+    }
+
+    fn socket(&self, from: IpAddr, protocol: Protocol) -> Result<client::Socket, LabError> {
+        let host = self.host_of(from).ok_or(LabError::NoSuchHost(from))?;
+        let opened = host.namespace.run(|| client::Socket::open(from, protocol))?;
+        opened.map_err(|source| LabError::Socket { from, source })
     }
 }
 

@@ -1,3 +1,4 @@
 //! Builders, namespaces, packet flows and an API server, shared by the tests.
 
 pub mod listener;
+pub mod rig;
