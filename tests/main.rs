@@ -3,4 +3,5 @@
 mod common;
 
 mod cluster;
+mod flows;
 mod manifests;
