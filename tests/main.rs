@@ -3,4 +3,5 @@
 mod common;
 
 mod cluster;
+mod golden;
 mod manifests;

@@ -61,9 +61,17 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
     let families = planes.iter().map(|(table, _)| table.family());
-    let (health_checks, wanted_checks) =
-        families.map(|family| (family, watch::channel(HealthChecks::default()))).map(|(family, (to, of))| ((family, to), (family, of))).unzip();
-    io::start(io::Io { config: config.clone(), metrics: metrics.clone(), health: Arc::clone(&health), health_checks: wanted_checks, inputs })?;
+    let (health_checks, wanted_checks) = families
+        .map(|family| (family, watch::channel(HealthChecks::default())))
+        .map(|(family, (to, of))| ((family, to), (family, of)))
+        .unzip();
+    io::start(io::Io {
+        config: config.clone(),
+        metrics: metrics.clone(),
+        health: Arc::clone(&health),
+        health_checks: wanted_checks,
+        inputs,
+    })?;
     let reporter = Reporter { metrics, health, health_checks, problems: Box::new(|_, _| {}) };
     let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
     let store = Store::new(settings.node_name.clone(), SystemTime::now());
