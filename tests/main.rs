@@ -3,5 +3,6 @@
 mod common;
 
 mod cluster;
+mod flows;
 mod golden;
 mod manifests;

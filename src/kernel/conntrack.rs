@@ -57,11 +57,11 @@ impl fmt::Display for Flow {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
-    #[error("cannot reach the connection tracking table: {0}")]
+    #[error("cannot reach the connection tracking table")]
     Open(#[source] NetlinkError),
-    #[error("cannot list the tracked {family} {protocol} flows: {source}")]
+    #[error("cannot list the tracked {family} {protocol} flows")]
     List { family: Family, protocol: Protocol, source: NetlinkError },
-    #[error("cannot delete the tracked flow {flow}: {source}")]
+    #[error("cannot delete the tracked flow {flow}")]
     Delete { flow: Box<Flow>, source: NetlinkError },
 }
 

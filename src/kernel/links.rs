@@ -13,9 +13,9 @@ const FIXED: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinksError {
-    #[error("cannot list interface addresses: {0}")]
+    #[error("cannot list interface addresses")]
     List(#[source] NetlinkError),
-    #[error("cannot watch interface addresses: {0}")]
+    #[error("cannot watch interface addresses")]
     Watch(#[source] io::Error),
 }
 

@@ -22,14 +22,14 @@ const ERROR_ATTRIBUTE_MESSAGE: u16 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    #[error("cannot open a netlink socket: {0}")]
+    #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
-    #[error("cannot send to netlink: {0}")]
+    #[error("cannot send to netlink")]
     Send(#[source] io::Error),
-    #[error("cannot receive from netlink: {0}")]
+    #[error("cannot receive from netlink")]
     Receive(#[source] io::Error),
-    #[error("{source}{}", explanation.as_deref().map(|e| format!(" ({e})")).unwrap_or_default())]
-    Refused { source: io::Error, explanation: Option<Box<str>> },
+    #[error("{errno}{}", explanation.as_deref().map(|e| format!(" ({e})")).unwrap_or_default())]
+    Refused { errno: io::Error, explanation: Option<Box<str>> },
     #[error("the kernel's table changed during each of {DUMP_ATTEMPTS} attempts to read it")]
     NeverConsistent,
 }
@@ -38,7 +38,7 @@ impl NetlinkError {
     /// The errno with which the kernel refused a request.
     pub fn refusal(&self) -> Option<i32> {
         match self {
-            NetlinkError::Refused { source, .. } => source.raw_os_error(),
+            NetlinkError::Refused { errno, .. } => errno.raw_os_error(),
             _ => None,
         }
     }
@@ -294,8 +294,8 @@ fn verdict(reply: &Reply<'_>) -> Option<Result<(), NetlinkError>> {
     if code >= 0 {
         return Some(Ok(()));
     }
-    let source = io::Error::from_raw_os_error(-code);
-    Some(Err(NetlinkError::Refused { source, explanation: explanation(reply) }))
+    let errno = io::Error::from_raw_os_error(-code);
+    Some(Err(NetlinkError::Refused { errno, explanation: explanation(reply) }))
 }
 
 /// The kernel's own words, where it has any (`NETLINK_EXT_ACK`). They follow the request's header, which is capped.

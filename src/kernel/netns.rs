@@ -20,16 +20,15 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
-    #[error("cannot create a network namespace: {0}")]
+    #[error("cannot create a network namespace")]
     Create(#[source] io::Error),
-    #[error("cannot enter a network namespace: {0}")]
+    #[error("cannot enter a network namespace")]
     Enter(#[source] io::Error),
-    #[error("cannot give a namespace a /run of its own: {0}")]
+    #[error("cannot give a namespace a /run of its own")]
     PrivateRun(#[source] io::Error),
     #[error(
-        "neither root nor allowed to become root in a user namespace ({0}). Run as root, or let users have user \
-         namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-         kernel.apparmor_restrict_unprivileged_userns"
+        "neither root nor allowed to become root in a user namespace. Run as root, or let users have user namespaces \
+         (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
     )]
     NoUserNamespace(#[source] io::Error),
 }

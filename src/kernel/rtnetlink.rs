@@ -21,7 +21,7 @@ const RULE_INPUT_INTERFACE: u16 = 3;
 const INTERFACE_MESSAGE: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {attempted}: {source}")]
+#[error("cannot {attempted}")]
 pub struct NetworkError {
     attempted: String,
     source: NetlinkError,
@@ -160,7 +160,7 @@ impl Network {
     pub fn link(&self, name: &str) -> Result<Link, NetworkError> {
         index_of(name).map(Link).map_err(|error| NetworkError {
             attempted: format!("find interface {name}"),
-            source: NetlinkError::Refused { source: error, explanation: None },
+            source: NetlinkError::Refused { errno: error, explanation: None },
         })
     }
 

@@ -44,7 +44,6 @@ pub enum Socket {
 impl Socket {
     /// In the network namespace of the calling thread.
     pub fn open(from: IpAddr, protocol: Protocol) -> io::Result<Self> {
-        let from = SocketAddr::new(from, 0);
         match protocol {
             Protocol::Tcp => open_tcp(from).map(Socket::Tcp),
             Protocol::Udp => open_udp(from).map(Socket::Udp),
@@ -59,6 +58,13 @@ impl Socket {
         };
         asked.or_else(|error| classify(&error).ok_or(error))
     }
+
+    pub fn connect(self, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+        match self {
+            Socket::Tcp(socket) => connect(socket, to, patience),
+            Socket::Udp(_) => Err(ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 /// What an error of a socket says about the network; `None` where it says something about the lab.
@@ -71,26 +77,26 @@ fn classify(error: &io::Error) -> Option<Observed> {
     }
 }
 
-fn open_tcp(from: SocketAddr) -> io::Result<OwnedFd> {
+fn open_tcp(from: IpAddr) -> io::Result<OwnedFd> {
     let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    rustix::net::bind(&socket, &from)?;
+    rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
     Ok(socket)
 }
 
-fn open_udp(from: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(from)?;
+pub fn open_udp(from: IpAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((from, 0))?;
     report_icmp(&socket, from)?;
     Ok(socket)
 }
 
 /// Without `IP_RECVERR` a UDP socket hears of "port unreachable" only, not of "network unreachable".
-fn report_icmp(socket: &UdpSocket, from: SocketAddr) -> io::Result<()> {
+fn report_icmp(socket: &UdpSocket, from: IpAddr) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let (level, option) = match from {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
     let on: libc::c_int = 1;
     let length = size_of_val(&on) as libc::socklen_t;
@@ -107,8 +113,7 @@ fn ask_tcp(socket: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<Ob
     read_introduction(&mut stream)
 }
 
-/// Connects within `patience`.
-pub fn connect(socket: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+fn connect(socket: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     match rustix::net::connect(&socket, &to) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),

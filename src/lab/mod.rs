@@ -22,7 +22,7 @@ pub mod runner;
 mod topology;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use client::Observed;
@@ -48,25 +48,27 @@ pub enum LabError {
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
     Network(#[from] NetworkError),
-    #[error("cannot set {path} to {value}: {source}")]
+    #[error("cannot set {path} to {value}")]
     Sysctl { path: String, value: &'static str, source: io::Error },
     #[error("no host of the lab has the address {0}")]
     NoSuchHost(IpAddr),
-    #[error("cannot serve {protocol} on {address}: {source}")]
+    #[error("cannot serve {protocol} on {address}")]
     Listen { address: SocketAddr, protocol: Protocol, source: io::Error },
-    #[error("cannot send {protocol} from {from} to {to}: {source}")]
+    #[error("cannot open a socket on {from}")]
+    Socket { from: IpAddr, source: io::Error },
+    #[error("cannot send {protocol} from {from} to {to}")]
     Probe { from: IpAddr, to: SocketAddr, protocol: Protocol, source: io::Error },
-    #[error("cannot start the servers of the lab: {0}")]
+    #[error("cannot start the servers of the lab")]
     Responder(#[source] io::Error),
-    #[error("cannot write manifests for the proxy: {0}")]
+    #[error("cannot write manifests for the proxy")]
     Manifests(#[source] io::Error),
-    #[error("cannot run the proxy: {0}")]
+    #[error("cannot run the proxy")]
     Proxy(#[source] io::Error),
     #[error("the proxy ended. Its last words:\n{log}")]
     ProxyEnded { log: String },
     #[error("the proxy is not healthy after {patience:?}: {answer}. Its last words:\n{log}")]
     NotHealthy { patience: Duration, answer: String, log: String },
-    #[error("cannot get http://{server}: {source}")]
+    #[error("cannot get http://{server}")]
     Get { server: SocketAddr, source: io::Error },
 }
 
@@ -133,10 +135,26 @@ impl Lab {
         to: SocketAddr,
         patience: Duration,
     ) -> Result<Observed, LabError> {
-        let host = self.host_of(from).ok_or(LabError::NoSuchHost(from))?;
         let failed = |source| LabError::Probe { from, to, protocol, source };
-        let socket = host.namespace.run(|| client::Socket::open(from, protocol))?.map_err(failed)?;
-        socket.ask(to, patience).map_err(failed)
+        self.socket(from, protocol)?.ask(to, patience).map_err(failed)
+    }
+
+    /// A connection that stays, to a server that introduces itself and then repeats what it hears.
+    pub fn connect(&self, from: IpAddr, to: SocketAddr, patience: Duration) -> Result<TcpStream, LabError> {
+        let failed = |source| LabError::Probe { from, to, protocol: Protocol::Tcp, source };
+        self.socket(from, Protocol::Tcp)?.connect(to, patience).map_err(failed)
+    }
+
+    /// A client that keeps its address and port, connected to nobody. It hears of every ICMP error.
+    pub fn datagrams(&self, from: IpAddr) -> Result<UdpSocket, LabError> {
+        let host = self.host_of(from).ok_or(LabError::NoSuchHost(from))?;
+        host.namespace.run(|| client::open_udp(from))?.map_err(|source| LabError::Socket { from, source })
+    }
+
+    fn socket(&self, from: IpAddr, protocol: Protocol) -> Result<client::Socket, LabError> {
+        let host = self.host_of(from).ok_or(LabError::NoSuchHost(from))?;
+        let opened = host.namespace.run(|| client::Socket::open(from, protocol))?;
+        opened.map_err(|source| LabError::Socket { from, source })
     }
 }
 

@@ -211,7 +211,7 @@ impl<'a> Traffic<'a> {
             }
             Ok(Observed::Refused) if stream.promise == Promise::Refusal => tally.refusals += 1,
             Ok(other) => tally.fail(other.to_string()),
-            Err(error) => tally.fail(error.to_string()),
+            Err(error) => tally.fail(format!("{:#}", anyhow::Error::new(error))),
         }
     }
 }

@@ -1,0 +1,170 @@
+//! A lab with the real program running in it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Output;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrovia::lab::proxy::{Proxy, remove_manifest, write_manifest};
+use ferrovia::lab::runner::{self, Spread};
+use ferrovia::lab::{Lab, LabError, Observed, flows};
+use ferrovia::model::Protocol;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
+/// Only a failing test waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Within this time a change has to be in force. A machine that runs many tests at once is slow.
+pub const SOON: Duration = Duration::from_secs(5);
+
+pub struct Rig {
+    pub lab: Lab,
+    proxy: Option<Proxy>,
+    flags: Vec<String>,
+}
+
+impl Rig {
+    /// A lab with these manifests, and no proxy yet.
+    pub fn without_proxy(flavour: &str, manifests: &[(&str, &str)], flags: &[String]) -> Self {
+        let lab = Lab::new().unwrap_or_else(|error| panic!("this test needs root: {}", chain(error)));
+        let own = ["--proxy-mode", "iptables", "--iptables-flavour", flavour, "-v", "4"].map(str::to_owned);
+        let rig = Rig { lab, proxy: None, flags: own.into_iter().chain(flags.iter().cloned()).collect() };
+        rig.write("node.yaml", NODES);
+        manifests.iter().for_each(|(file, text)| rig.write(file, text));
+        rig
+    }
+
+    /// A lab with these manifests in force.
+    pub fn start(flavour: &str, manifests: &[(&str, &str)]) -> Self {
+        let mut rig = Self::without_proxy(flavour, manifests, &[]);
+        rig.start_proxy();
+        rig
+    }
+
+    pub fn start_proxy(&mut self) {
+        let mut proxy = Proxy::start(&self.lab, Path::new(PROGRAM), &self.flags)
+            .unwrap_or_else(|error| panic!("{}", chain(error)));
+        proxy.wait_until_healthy(&self.lab, PATIENCE).unwrap_or_else(|error| panic!("{}", chain(error)));
+        self.proxy = Some(proxy);
+    }
+
+    /// `kill -9`
+    pub fn kill_proxy(&mut self) {
+        self.proxy = None;
+    }
+
+    pub fn write(&self, file: &str, text: &str) {
+        write_manifest(&self.lab, file, text).unwrap_or_else(|error| panic!("{}", chain(error)));
+    }
+
+    pub fn remove(&self, file: &str) {
+        remove_manifest(&self.lab, file).unwrap_or_else(|error| panic!("{}", chain(error)));
+    }
+
+    pub fn log(&self) -> String {
+        self.proxy.as_ref().map(Proxy::log).unwrap_or_default()
+    }
+
+    /// Runs a program on the proxy's node and returns what it prints.
+    pub fn run(&self, line: &str) -> String {
+        let output = self.output(line);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn output(&self, line: &str) -> Output {
+        let mut words = line.split_whitespace();
+        let program = words.next().unwrap();
+        let mut command = self.lab.here().command(program).unwrap();
+        command.args(words).output().unwrap_or_else(|error| panic!("this test needs {program}: {error}"))
+    }
+
+    pub fn ask(&self, from: &str, protocol: Protocol, to: &str) -> Observed {
+        self.lab
+            .probe(ip(from), protocol, address(to), PATIENCE.min(Duration::from_secs(3)))
+            .unwrap_or_else(|error| panic!("{}", chain(error)))
+    }
+
+    /// Every line that does not hold, with what was seen instead.
+    pub fn mismatches(&self, table: &flows::FlowTable, spread: Spread) -> Vec<String> {
+        let mismatches = runner::run(&self.lab, table, spread).unwrap_or_else(|error| panic!("{}", chain(error)));
+        mismatches.iter().map(ToString::to_string).collect()
+    }
+
+    /// Holds the node to a flow table, now.
+    pub fn expect(&self, flows: &str) {
+        let mismatches = self.mismatches(&flows::parse(flows).unwrap(), Spread::All);
+        assert!(mismatches.is_empty(), "{}\n{}", mismatches.join("\n"), self.log());
+    }
+
+    /// Holds the node to a flow table soon.
+    pub fn expect_soon(&self, flows: &str) {
+        let table = flows::parse(flows).unwrap();
+        let mut mismatches = Vec::new();
+        let holds = eventually(SOON, || {
+            mismatches = self.mismatches(&table, Spread::All);
+            mismatches.is_empty()
+        });
+        assert!(holds, "{}\n{}", mismatches.join("\n"), self.log());
+    }
+
+    /// The tracked flows of a protocol with their ids, as conntrack-tools prints them.
+    pub fn tracked(&self, protocol: &str) -> String {
+        self.run(&format!("conntrack -L -o id -p {protocol}"))
+    }
+}
+
+/// Tries until it holds or the time is over.
+pub fn eventually(within: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn chain(error: LabError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
+const NODES: &str = include_str!("../../manifests/examples/node.yaml");
+
+/// A Service `default/NAME`; `spec` is the inside of a flow mapping.
+pub fn service(name: &str, spec: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+/// An EndpointSlice of one unnamed port. An endpoint is an address, or an address and conditions: `10.244.1.5
+/// ready: false`.
+pub fn endpoints(service: &str, protocol: &str, port: u16, endpoints: &[&str]) -> String {
+    let family = if endpoints.iter().any(|endpoint| endpoint.starts_with("fd")) { "IPv6" } else { "IPv4" };
+    let list: Vec<_> = endpoints.iter().map(|text| endpoint(text)).collect();
+    format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  namespace: default\n  \
+         name: {service}-{}\n  labels: {{kubernetes.io/service-name: {service}}}\naddressType: {family}\n\
+         ports: [{{protocol: {protocol}, port: {port}}}]\nendpoints: [{}]\n",
+        family.to_lowercase(),
+        list.join(", ")
+    )
+}
+
+fn endpoint(text: &str) -> String {
+    let (address, conditions) = text.split_once(' ').unwrap_or((text, "ready: true"));
+    let on_other_node = address.starts_with("10.244.2.") || address.starts_with("fd00:244:2:");
+    let node = if on_other_node { "elsewhere" } else { "here" };
+    format!("{{addresses: [\"{address}\"], nodeName: {node}, conditions: {{{conditions}}}}}")
+}
