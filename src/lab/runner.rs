@@ -40,7 +40,10 @@ pub struct Mismatch {
 pub enum Problem {
     Observed(Observed),
     /// Went right every time, but never there.
-    NeverSeen { targets: Vec<Target>, requests: usize },
+    NeverSeen {
+        targets: Vec<Target>,
+        requests: usize,
+    },
 }
 
 /// As in the flow table, then what was seen instead.
@@ -152,9 +155,9 @@ fn agreement(lab: &Lab, flow: &Flow, observed: Observed) -> Option<Option<Target
             .map(|target| Some(*target)),
         (Outcome::Reject, observed) => agrees(observed == Observed::Refused),
         (Outcome::Drop, observed) => agrees(observed == Observed::Silence),
-        (Outcome::Untouched, Observed::Answered { server, client }) => agrees(
-            server == SocketAddr::new(flow.destination, flow.port) && client.ip() == flow.source,
-        ),
+        (Outcome::Untouched, Observed::Answered { server, client }) => {
+            agrees(server == SocketAddr::new(flow.destination, flow.port) && client.ip() == flow.source)
+        }
         (Outcome::Untouched, observed) => {
             agrees(observed == Observed::Unroutable && lab.host_of(flow.destination).is_none())
         }

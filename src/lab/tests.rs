@@ -95,7 +95,10 @@ fn translated_addresses_are_translated_back_on_every_path() {
     let lab = Lab::new().unwrap();
     for chain in ["PREROUTING", "OUTPUT"] {
         run(&lab, &format!("iptables -t nat -A {chain} -d 10.96.0.10 -j DNAT --to-destination 10.244.2.6"));
-        run(&lab, &format!("ip6tables -t nat -A {chain} -d fd00:96::10 -j DNAT --to-destination fd00:244:2::6"));
+        run(
+            &lab,
+            &format!("ip6tables -t nat -A {chain} -d fd00:96::10 -j DNAT --to-destination fd00:244:2::6"),
+        );
     }
     for source in ["172.18.0.2", "172.18.0.100", "10.244.1.5", "10.244.2.5"] {
         assert_eq!(ask(&lab, source, "10.96.0.10:8080"), answered("10.244.2.6:8080", source));
@@ -128,10 +131,7 @@ fn servers_come_and_go() {
         lab.listen(server, protocol).unwrap();
         lab.listen(server, protocol).unwrap();
     }
-    assert_eq!(
-        ask(&lab, "172.18.0.100", "172.18.0.3:30080"),
-        answered("172.18.0.3:30080", "172.18.0.100")
-    );
+    assert_eq!(ask(&lab, "172.18.0.100", "172.18.0.3:30080"), answered("172.18.0.3:30080", "172.18.0.100"));
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         lab.stop_listening(server, protocol);
     }
