@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ferrovia::kernel::iptables::{Flavour, Programs};
 use ferrovia::model::{
-    Endpoint, Family, Frontend, Locality, Protocol, Scheduler, ServicePort, ServicePortName,
-    ServiceTable, TrafficPolicy, Verdict,
+    Endpoint, Family, Frontend, Locality, Protocol, Scheduler, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy, Verdict,
 };
 use ferrovia::modes::Mode;
 use ferrovia::modes::iptables::{Iptables, Settings};
@@ -53,7 +53,9 @@ fn run(flavour: Flavour, services: u32, endpoints: u32) -> anyhow::Result<()> {
 
 fn turn(what: &str, mode: &mut Iptables<Programs>, table: &mut ServiceTable) -> anyhow::Result<()> {
     let plan = timed(&format!("plan {what}"), || Ok::<_, anyhow::Error>(mode.plan(table, Instant::now())))?;
-    if let Ok(dir) = env::var("DUMP") { std::fs::write(format!("{dir}/{}", what.replace(" ", "-")), plan.to_string())?; }
+    if let Ok(dir) = env::var("DUMP") {
+        std::fs::write(format!("{dir}/{}", what.replace(" ", "-")), plan.to_string())?;
+    }
     timed(&format!("apply {what}"), || mode.apply(plan))?;
     table.settle();
     Ok(())

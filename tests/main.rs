@@ -1,3 +1,4 @@
 //! The integration tests, one binary. `common` is the harness; every other module is a group of cases.
 
 mod common;
+mod iptables;

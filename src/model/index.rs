@@ -28,9 +28,7 @@ impl Role {
         let forwarded = matches!(verdict, Verdict::Forward(_));
         let (forward, guard, reached) = match frontend {
             Frontend::ClusterIp(_) => (Role::ClusterIp, Role::Guard, forwarded),
-            Frontend::NodePort(_) => {
-                (Role::NodePort, Role::NodePortGuard, forwarded || port.short_circuit())
-            }
+            Frontend::NodePort(_) => (Role::NodePort, Role::NodePortGuard, forwarded || port.short_circuit()),
             _ => (Role::External, Role::Guard, forwarded || port.short_circuit()),
         };
         let guarded = !forwarded || port.admits(frontend).is_some();

@@ -36,9 +36,8 @@ impl Group {
         (0..self.depth).try_for_each(|at| write!(out, "{:x}", self.first >> (12 - 4 * at) & 0xf))
     }
 
-    /// Differs from level to level: with one seed, all clients of a group would have the same few hashes.
     fn seed(self) -> u32 {
-        0x6665_7272 ^ u32::from(self.depth) << 28 ^ u32::from(self.first)
+        u32::from(self.depth) << 16 | u32::from(self.first)
     }
 }
 
@@ -85,7 +84,13 @@ pub fn choices(port: &ServicePort, policy: TrafficPolicy) -> Vec<Choice> {
 }
 
 /// The first chain does both steps; groups below it have one chain for each.
-fn push(choices: &mut Vec<Choice>, port: &ServicePort, policy: TrafficPolicy, group: Group, members: Members) {
+fn push(
+    choices: &mut Vec<Choice>,
+    port: &ServicePort,
+    policy: TrafficPolicy,
+    group: Group,
+    members: Members,
+) {
     if port.affinity.is_some() && group != Group::ALL {
         choices.push(Choice { policy, step: Step::Recall, group, members: members.clone() });
     }
@@ -112,9 +117,18 @@ fn split(hashed: &[(u16, Endpoint)], group: Group, visit: &mut impl FnMut(Group,
 }
 
 /// By address and port only: where an endpoint is says nothing about which group it is in.
+fn digest(endpoint: &Endpoint) -> [u8; 10] {
+    names::hash(format!("{} {}", endpoint.address, endpoint.port).as_bytes())
+}
+
 fn hash(endpoint: &Endpoint) -> u16 {
-    let hash = names::hash(format!("{} {}", endpoint.address, endpoint.port).as_bytes());
-    u16::from_be_bytes([hash[0], hash[1]])
+    let digest = digest(endpoint);
+    u16::from_be_bytes([digest[0], digest[1]])
+}
+
+fn seed(endpoint: &Endpoint) -> u32 {
+    let digest = digest(endpoint);
+    u32::from_be_bytes([digest[2], digest[3], digest[4], digest[5]])
 }
 
 impl Choice {
@@ -150,7 +164,13 @@ impl Choice {
     }
 
     /// `--update` makes the timeout count from the client's last new connection.
-    fn recall(&self, port: &ServicePort, affinity: Affinity, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
+    fn recall(
+        &self,
+        port: &ServicePort,
+        affinity: Affinity,
+        style: &Style,
+        out: &mut Rules<'_>,
+    ) -> fmt::Result {
         for (group, _) in self.groups() {
             out.rule(format_args!("-j {}", self.chain(port, Step::Recall, *group, style)))?;
         }
@@ -169,9 +189,9 @@ impl Choice {
 
     fn pick(&self, port: &ServicePort, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
         let mut weights = Weights::new(self.groups().iter().map(|(_, size)| *size).sum());
-        for (at, (group, size)) in self.groups().iter().enumerate() {
+        for (group, size) in self.groups() {
             let chance = match port.scheduler {
-                Scheduler::SourceHash => slots(self.groups(), at, self.group.seed()),
+                Scheduler::SourceHash => weights.hashed(*size, group.seed()),
                 // Groups differ in size and `nth` counts only evenly: round-robin holds within each group.
                 _ => weights.random(*size),
             };
@@ -179,11 +199,9 @@ impl Choice {
         }
         let endpoints = self.endpoints(port);
         let mut weights = Weights::new(endpoints.len() as u32);
-        for (at, endpoint) in endpoints.iter().enumerate() {
+        for endpoint in endpoints {
             let chance = match port.scheduler {
-                Scheduler::SourceHash if endpoints.len() <= GROUP => {
-                    weights.hashed(at, endpoints.len(), self.group.seed())
-                }
+                Scheduler::SourceHash => weights.hashed(1, seed(endpoint)),
                 Scheduler::RoundRobin => weights.in_turn(),
                 _ => weights.random(1),
             };
@@ -193,7 +211,14 @@ impl Choice {
     }
 
     /// `recent --set` comes after the chance: matches are evaluated in their order, and only the chosen one may remember.
-    fn rule(&self, port: &ServicePort, endpoint: &Endpoint, chance: &Chance, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
+    fn rule(
+        &self,
+        port: &ServicePort,
+        endpoint: &Endpoint,
+        chance: &Chance,
+        style: &Style,
+        out: &mut Rules<'_>,
+    ) -> fmt::Result {
         let protocol = port.name.protocol.lowercase();
         match port.affinity {
             None => out.rule(format_args!("-p {protocol} {chance}{}", Dnat(endpoint))),
@@ -227,7 +252,12 @@ enum Chance {
     /// In units of 2^-31, as `xt_statistic` has it.
     Random(u32),
     Nth(u32),
-    Cluster { total: usize, mask: u32, seed: u32 },
+    /// A hash of the client falls into the first `nodes` of `total` equal parts.
+    Cluster {
+        nodes: u32,
+        total: u32,
+        seed: u32,
+    },
 }
 
 impl fmt::Display for Chance {
@@ -239,10 +269,11 @@ impl fmt::Display for Chance {
                 write!(f, "-m statistic --mode random --probability {probability:.11} ")
             }
             Chance::Nth(every) => write!(f, "-m statistic --mode nth --every {every} --packet 0 "),
-            Chance::Cluster { total, mask, seed } => write!(
+            Chance::Cluster { nodes, total, seed } => write!(
                 f,
-                "-m cluster --cluster-local-nodemask {mask:#010x} --cluster-total-nodes {total} \
-                 --cluster-hash-seed {seed:#010x} "
+                "-m cluster --cluster-local-nodemask {:#010x} --cluster-total-nodes {total} \
+                 --cluster-hash-seed {seed:#010x} ",
+                (1 << nodes) - 1
             ),
         }
     }
@@ -273,26 +304,24 @@ impl Weights {
         if self.remaining == 0 { Chance::Rest } else { Chance::Nth(every) }
     }
 
-    fn hashed(&mut self, at: usize, total: usize, seed: u32) -> Chance {
-        self.remaining -= 1;
-        if self.remaining == 0 { Chance::Rest } else { Chance::Cluster { total, mask: 1 << at, seed } }
+    /// Each rule has its own hash of the client and takes the least values of it. One endpoint more or less shifts these
+    /// limits but little, so that most clients stay where they are.
+    fn hashed(&mut self, weight: u32, seed: u32) -> Chance {
+        let remaining = self.remaining;
+        self.remaining -= weight;
+        if self.remaining == 0 {
+            return Chance::Rest;
+        }
+        let (nodes, total) = nearest(weight, remaining);
+        Chance::Cluster { nodes, total, seed }
     }
 }
 
-/// `xt_cluster` has 32 equal slots at most: a group gets its share of them, at least one, so that groups with more
-/// endpoints get more clients as far as 32 slots can tell.
-fn slots(groups: &[(Group, u32)], at: usize, seed: u32) -> Chance {
-    const SLOTS: u64 = 32;
-    if at + 1 == groups.len() {
-        return Chance::Rest;
-    }
-    let total: u64 = groups.iter().map(|(_, size)| u64::from(*size)).sum();
-    let spare = SLOTS - groups.len() as u64;
-    let up_to = |end: usize| {
-        let before: u64 = groups[..end].iter().map(|(_, size)| u64::from(*size)).sum();
-        end as u64 + before * spare / total
-    };
-    let (from, to) = (up_to(at), up_to(at + 1));
-    let mask = (((1u64 << to) - 1) & !((1u64 << from) - 1)) as u32;
-    Chance::Cluster { total: SLOTS as usize, mask, seed }
+/// The fraction nearest to `part / whole` that `xt_cluster` can express. It has up to 32 nodes; its iptables extension
+/// refuses a node mask above 32, hence no more than five nodes of them (1.8.9).
+fn nearest(part: u32, whole: u32) -> (u32, u32) {
+    let wanted = f64::from(part) / f64::from(whole);
+    let fractions = (1..=5).flat_map(|nodes| (nodes + 1..=32).map(move |total| (nodes, total)));
+    let distance = |(nodes, total): &(u32, u32)| (f64::from(*nodes) / f64::from(*total) - wanted).abs();
+    fractions.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or((1, 32))
 }

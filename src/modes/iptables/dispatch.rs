@@ -26,14 +26,8 @@ pub enum Tree {
 }
 
 impl Tree {
-    pub const ALL: [Tree; 6] = [
-        Tree::ClusterIp,
-        Tree::External,
-        Tree::NodePort,
-        Tree::Guard,
-        Tree::NodePortGuard,
-        Tree::Hairpin,
-    ];
+    pub const ALL: [Tree; 6] =
+        [Tree::ClusterIp, Tree::External, Tree::NodePort, Tree::Guard, Tree::NodePortGuard, Tree::Hairpin];
 
     pub fn table(self) -> Table {
         match self {
@@ -200,8 +194,7 @@ impl Prefix {
 
     /// `None` where every port is below.
     pub fn ports(&self, family: Family) -> Option<(u16, u16)> {
-        (self.depth > address_nibbles(family) + 1)
-            .then(|| (self.first.port(), self.last(family).port()))
+        (self.depth > address_nibbles(family) + 1).then(|| (self.first.port(), self.last(family).port()))
     }
 
     fn child(&self, nibble: u8, family: Family) -> Prefix {
@@ -218,11 +211,12 @@ impl Prefix {
     /// For the chain's name: hex, with a letter for the protocol.
     pub fn digits(&self, family: Family, tree: Tree) -> String {
         let addresses = address_nibbles(family);
-        let from = match tree {
-            Tree::NodePort | Tree::NodePortGuard => addresses,
-            _ => 0,
+        let (from, to) = match tree {
+            Tree::NodePort | Tree::NodePortGuard => (addresses, self.depth),
+            Tree::Hairpin => (0, self.depth.min(addresses)),
+            _ => (0, self.depth),
         };
-        (from..self.depth.max(from))
+        (from..to)
             .filter_map(|at| match self.first.nibble(family, at) {
                 protocol if at == addresses => Some(['t', 'u', 's'][usize::from(protocol.min(2))]),
                 nibble => char::from_digit(nibble.into(), 16),
@@ -333,10 +327,9 @@ impl<'a> Keys<'a> {
         };
         let bound = |path: Path| (role, path.frontend(family, self.tree));
         let keys = self.table.roles().range(bound(first)..=bound(last));
-        Box::new(keys.map(|((_, key), port)| Key {
-            path: Path::of_frontend(key),
-            port: Some(Arc::clone(port)),
-        }))
+        Box::new(
+            keys.map(|((_, key), port)| Key { path: Path::of_frontend(key), port: Some(Arc::clone(port)) }),
+        )
     }
 }
 

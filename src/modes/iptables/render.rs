@@ -11,8 +11,8 @@ use super::choose::{self, Choice, Group, Step};
 use super::dispatch::{Key, Node, Path, Prefix, Slot, Tree};
 use super::names::{ChainKey, Part, PortId};
 use crate::model::{
-    Family, Frontend, LocalTraffic, Role, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
-    Verdict,
+    Family, Frontend, LocalTraffic, Protocol, Role, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy, Verdict,
 };
 
 /// What the operator chose, and what the iptables at hand can do.
@@ -26,11 +26,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            masquerade_bit: 14,
-            ports: MasqueradePorts::FullyRandom,
-            invalid: InvalidPackets::Drop,
-        }
+        Settings { masquerade_bit: 14, ports: MasqueradePorts::FullyRandom, invalid: InvalidPackets::Drop }
     }
 }
 
@@ -113,10 +109,13 @@ impl Style {
         }
     }
 
-    fn reject(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "-j REJECT --reject-with icmp-port-unreachable",
-            Family::V6 => "-j REJECT --reject-with icmp6-port-unreachable",
+    /// A reset is taken at once. An ICMP error that finds its local socket busy connecting is kept as a soft error: the
+    /// client hears of it a second later, when its SYN was repeated.
+    fn reject(&self, protocol: Protocol) -> &'static str {
+        match (protocol, self.family) {
+            (Protocol::Tcp, _) => "-j REJECT --reject-with tcp-reset",
+            (_, Family::V4) => "-j REJECT --reject-with icmp-port-unreachable",
+            (_, Family::V6) => "-j REJECT --reject-with icmp6-port-unreachable",
         }
     }
 }
@@ -178,9 +177,7 @@ impl Content {
     pub fn render(&self, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
         match self {
             Content::Base(rules) => rules.iter().try_for_each(|rule| out.rule(format_args!("{rule}"))),
-            Content::Node(node) => {
-                node.slots.iter().try_for_each(|slot| render_slot(node, slot, style, out))
-            }
+            Content::Node(node) => node.slots.iter().try_for_each(|slot| render_slot(node, slot, style, out)),
             Content::External(port) => render_external(port, style, out),
             Content::Firewall(port) => render_firewall(port, style, out),
             Content::Choice(port, choice) => choice.render(port, style, out),
@@ -195,9 +192,7 @@ impl Content {
                 Slot::One(key) => key.port.as_deref().map(|port| &port.name),
                 Slot::Many(_) => None,
             },
-            Content::External(port) | Content::Firewall(port) | Content::Choice(port, _) => {
-                Some(&port.name)
-            }
+            Content::External(port) | Content::Firewall(port) | Content::Choice(port, _) => Some(&port.name),
         }
     }
 }
@@ -269,7 +264,7 @@ impl Target {
             Target::Goto(part) => {
                 format!("-g {}", ChainKey::Port(PortId::of(&port.name), part).name(style.family))
             }
-            Target::Reject => style.reject().to_owned(),
+            Target::Reject => style.reject(port.name.protocol).to_owned(),
             Target::Drop => "-j DROP".to_owned(),
         }
     }
@@ -314,9 +309,8 @@ fn render_firewall(port: &ServicePort, style: &Style, out: &mut Rules<'_>) -> fm
 /// The chains of a ServicePort.
 pub fn port_chains(port: &Arc<ServicePort>) -> Vec<(Part, Content)> {
     let mut chains = Vec::new();
-    let forwards = |role| {
-        port.frontends.iter().any(|frontend| Role::of(port, frontend).any(|found| found == role))
-    };
+    let forwards =
+        |role| port.frontends.iter().any(|frontend| Role::of(port, frontend).any(|found| found == role));
     if forwards(Role::External) || forwards(Role::NodePort) {
         chains.push((Part::External, Content::External(Arc::clone(port))));
         if port.frontends.iter().any(|frontend| port.admits(frontend).is_some()) {
@@ -328,9 +322,7 @@ pub fn port_chains(port: &Arc<ServicePort>) -> Vec<(Part, Content)> {
     for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
         let choices = choose::choices(port, policy);
         chains.extend(
-            choices
-                .into_iter()
-                .map(|choice| (choice.part(), Content::Choice(Arc::clone(port), choice))),
+            choices.into_iter().map(|choice| (choice.part(), Content::Choice(Arc::clone(port), choice))),
         );
     }
     chains
