@@ -98,7 +98,7 @@ fn service(index: u32, endpoints: u32) -> ServicePort {
     let cluster = (0..endpoints).map(|at| Endpoint {
         address: IpAddr::from((0x0af4_0000 + index * 16 + at).to_be_bytes()),
         port: 8080,
-        locality: if at == 0 && index % 100 == 0 { Locality::Local } else { Locality::Remote },
+        locality: if at == 0 && index.is_multiple_of(100) { Locality::Local } else { Locality::Remote },
     });
     ServicePort {
         name: name(index),

@@ -8,8 +8,9 @@ use foldhash::quality::FixedState;
 use ipnet::IpNet;
 
 use super::choose::{self, Choice, Group, Step};
-use super::dispatch::{Key, Node, Path, Prefix, Slot, Tree};
+use super::dispatch::{Key, Node, Slot, Tree};
 use super::names::{ChainKey, Part, PortId};
+use super::path::{Path, Prefix};
 use crate::model::{
     Family, Frontend, LocalTraffic, Protocol, Role, ServicePort, ServicePortName, ServiceTable,
     TrafficPolicy, Verdict,
@@ -86,7 +87,7 @@ impl Style {
     }
 
     /// Matches that together hold for what comes from this node's pods.
-    pub fn from_local_pods(&self) -> impl Iterator<Item = String> {
+    pub fn local_sources(&self) -> impl Iterator<Item = String> {
         match &self.local {
             LocalTraffic::Undetected => Vec::new(),
             LocalTraffic::Sources(networks) => networks
@@ -284,7 +285,7 @@ fn render_external(port: &ServicePort, style: &Style, out: &mut Rules<'_>) -> fm
     }
     if port.short_circuit() {
         let cluster = chain(TrafficPolicy::Cluster);
-        for pods in style.from_local_pods() {
+        for pods in style.local_sources() {
             out.rule(format_args!("{pods}-g {cluster}"))?;
         }
         out.rule(format_args!("-m addrtype --src-type LOCAL {}", style.set_mark()))?;

@@ -125,7 +125,7 @@ fn from_scratch(table: &ServiceTable) -> Iptables<Fake> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_ends_as_from_scratch(steps in vec(step(), 1..12)) {
