@@ -50,7 +50,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let interrupted = hear_signals()?;
     let lab = Lab::new().context("cannot set up the lab")?;
     let mut proxy = start_proxy(&lab, arguments)?;
-    println!("ferrovia demo: mode {}, in namespaces of its own: nodes here and elsewhere, their pods, a client\n", arguments.mode);
+    println!(
+        "ferrovia demo: mode {}, in namespaces of its own: nodes here and elsewhere, their pods, a client\n",
+        arguments.mode
+    );
     let total = Duration::from_secs(arguments.duration);
     let success = play(&lab, &mut proxy, total, &interrupted)?;
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -60,7 +63,8 @@ fn start_proxy(lab: &Lab, arguments: &Arguments) -> Result<Proxy, LabError> {
     write_manifest(lab, "node.yaml", script::NODES)?;
     write_manifest(lab, "services.yaml", script::SERVICES)?;
     write_manifest(lab, "endpoints.yaml", script::ENDPOINTS)?;
-    let flags = ["--proxy-mode", &arguments.mode].into_iter().chain(arguments.flags.iter().map(String::as_str));
+    let flags =
+        ["--proxy-mode", &arguments.mode].into_iter().chain(arguments.flags.iter().map(String::as_str));
     let mut proxy = Proxy::start(lab, &arguments.program, flags)?;
     proxy.wait_until_healthy(lab, START)?;
     Ok(proxy)

@@ -60,10 +60,8 @@ pub struct Network {
 
 impl Network {
     pub fn open() -> Result<Self, NetworkError> {
-        let connection = Connection::open(NETLINK_ROUTE).map_err(|source| NetworkError {
-            attempted: "set up interfaces".into(),
-            source,
-        })?;
+        let connection = Connection::open(NETLINK_ROUTE)
+            .map_err(|source| NetworkError { attempted: "set up interfaces".into(), source })?;
         Ok(Network { connection })
     }
 
@@ -78,7 +76,12 @@ impl Network {
     }
 
     /// `ip link add NAME type veth peer name PEER netns NAMESPACE`
-    pub fn add_veth(&mut self, name: &str, peer: &str, namespace: BorrowedFd<'_>) -> Result<Link, NetworkError> {
+    pub fn add_veth(
+        &mut self,
+        name: &str,
+        peer: &str,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Link, NetworkError> {
         let mut request = Request::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &[0; INTERFACE_MESSAGE]);
         request.text(libc::IFLA_IFNAME, name).nested(libc::IFLA_LINKINFO, |info| {
             info.text(libc::IFLA_INFO_KIND, "veth").nested(libc::IFLA_INFO_DATA, |data| {
@@ -119,7 +122,12 @@ impl Network {
     }
 
     /// `ip route add DESTINATION [via GATEWAY] dev LINK table TABLE`
-    pub fn add_route(&mut self, destination: IpNet, hop: Hop, table: RoutingTable) -> Result<(), NetworkError> {
+    pub fn add_route(
+        &mut self,
+        destination: IpNet,
+        hop: Hop,
+        table: RoutingTable,
+    ) -> Result<(), NetworkError> {
         let scope = if hop.gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
         let family = family(destination.addr());
         let mut fixed = [0; 12];
@@ -136,7 +144,12 @@ impl Network {
     }
 
     /// `ip [-6] rule add iif INTERFACE lookup TABLE`
-    pub fn add_rule(&mut self, family: Family, interface: &str, table: RoutingTable) -> Result<(), NetworkError> {
+    pub fn add_rule(
+        &mut self,
+        family: Family,
+        interface: &str,
+        table: RoutingTable,
+    ) -> Result<(), NetworkError> {
         let family = self::family(family.unspecified());
         let fixed = [family, 0, 0, 0, table.number(), 0, 0, RULE_TO_TABLE, 0, 0, 0, 0];
         let mut request = Request::new(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &fixed);
@@ -152,9 +165,7 @@ impl Network {
     }
 
     fn execute(&mut self, request: Request, attempted: impl FnOnce() -> String) -> Result<(), NetworkError> {
-        self.connection
-            .execute(request)
-            .map_err(|source| NetworkError { attempted: attempted(), source })
+        self.connection.execute(request).map_err(|source| NetworkError { attempted: attempted(), source })
     }
 }
 

@@ -19,6 +19,7 @@ pub mod flows;
 pub mod proxy;
 mod responder;
 pub mod runner;
+mod sctp;
 mod topology;
 
 use std::io;
@@ -81,7 +82,8 @@ pub struct Lab {
 impl Lab {
     /// Sets up all hosts and lets every pod serve on [`POD_PORT`].
     pub fn new() -> Result<Self, LabError> {
-        let lab = Lab { hosts: topology::build()?, responder: Responder::start().map_err(LabError::Responder)? };
+        let lab =
+            Lab { hosts: topology::build()?, responder: Responder::start().map_err(LabError::Responder)? };
         for pod in lab.hosts.iter().filter(|host| host.is_pod()) {
             for address in pod.addresses.clone() {
                 for protocol in [Protocol::Tcp, Protocol::Udp] {

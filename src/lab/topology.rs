@@ -155,7 +155,9 @@ fn route_pod(pod: &Host, node: &Host) -> Result<(), LabError> {
 
 fn route_here(here: &Host) -> Result<(), LabError> {
     on_segment(here, |network, link| {
-        for (gateway, elsewhere) in segment_addresses(GATEWAY).into_iter().zip(segment_addresses(NODE_ELSEWHERE)) {
+        for (gateway, elsewhere) in
+            segment_addresses(GATEWAY).into_iter().zip(segment_addresses(NODE_ELSEWHERE))
+        {
             let hop = |gateway| Hop { gateway: Some(gateway), link };
             network.add_route(everything(Family::of(gateway)), hop(gateway), RoutingTable::Main)?;
             network.add_route(pod_network(2, Family::of(gateway)), hop(elsewhere), RoutingTable::Main)?;
@@ -182,7 +184,9 @@ fn route_elsewhere(elsewhere: &Host) -> Result<(), LabError> {
 
 fn route_client(client: &Host) -> Result<(), LabError> {
     on_segment(client, |network, link| {
-        for (here, elsewhere) in segment_addresses(NODE_HERE).into_iter().zip(segment_addresses(NODE_ELSEWHERE)) {
+        for (here, elsewhere) in
+            segment_addresses(NODE_HERE).into_iter().zip(segment_addresses(NODE_ELSEWHERE))
+        {
             let hop = Hop { gateway: Some(here), link };
             network.add_route(everything(Family::of(here)), hop, RoutingTable::Main)?;
             network.add_route(network_of_host(elsewhere), hop, RoutingTable::Main)?;

@@ -46,7 +46,8 @@ impl Reconciler {
         match table.changes() {
             Changes::Everything => {
                 self.due = true;
-                let now = table.frontends().keys().filter(|key| key.protocol == Protocol::Udp).copied().collect();
+                let now =
+                    table.frontends().keys().filter(|key| key.protocol == Protocol::Udp).copied().collect();
                 let before = std::mem::replace(&mut self.known, now);
                 self.removed.extend(before);
             }

@@ -35,7 +35,13 @@ impl Screen {
     }
 
     /// Shows how far it is, over the frame before.
-    pub fn frame(&mut self, elapsed: Duration, total: Duration, title: &str, tallies: &[Tally]) -> io::Result<()> {
+    pub fn frame(
+        &mut self,
+        elapsed: Duration,
+        total: Duration,
+        title: &str,
+        tallies: &[Tally],
+    ) -> io::Result<()> {
         if self.style == Style::Plain {
             return Ok(());
         }
@@ -95,8 +101,9 @@ fn count(number: usize) -> String {
 fn align(rows: &[Vec<String>]) -> String {
     const TEXTS: usize = 3;
     let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> =
-        (0..columns).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default()).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default())
+        .collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
             0..TEXTS => format!("{cell:<width$}"),

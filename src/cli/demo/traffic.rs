@@ -203,7 +203,10 @@ impl<'a> Traffic<'a> {
     ) {
         match observed {
             Ok(Observed::Answered { server, .. }) => {
-                let pod = self.lab.host_of(server.ip()).map_or_else(|| server.to_string(), |host| host.name.clone());
+                let pod = self
+                    .lab
+                    .host_of(server.ip())
+                    .map_or_else(|| server.to_string(), |host| host.name.clone());
                 tally.answered(pod, stage, stream.promise, now);
             }
             Ok(Observed::Refused) if stream.promise == Promise::Refusal => tally.refusals += 1,

@@ -69,11 +69,7 @@ fn conntrack(namespace: &Namespace, arguments: &str) -> String {
         .command("conntrack")
         .expect("this test needs the conntrack program: apt-get install conntrack");
     let output = command.args(arguments.split_whitespace()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "conntrack {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "conntrack {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -86,8 +82,7 @@ fn flows(conntrack: &mut dyn Conntrack, family: Family, protocol: Protocol) -> V
 
 const UDP: &str = "-p udp -s 10.244.1.9 -d 10.96.0.10 --sport 40001 --dport 53 --dst-nat 10.244.1.5:5353";
 const UDP_PLAIN: &str = "-p udp -s 10.244.1.9 -d 10.96.0.10 --sport 40002 --dport 53";
-const TCP: &str =
-    "-p tcp -s 10.244.1.9 -d 10.96.0.10 --sport 40001 --dport 53 --dst-nat 10.244.1.5:5353 --state ESTABLISHED";
+const TCP: &str = "-p tcp -s 10.244.1.9 -d 10.96.0.10 --sport 40001 --dport 53 --dst-nat 10.244.1.5:5353 --state ESTABLISHED";
 const UDP_V6: &str =
     "-p udp -s fd00:244:1::9 -d fd00:96::10 --sport 40001 --dport 53 --dst-nat [fd00:244:1::5]:5353";
 
@@ -142,7 +137,9 @@ fn a_flow_that_is_gone_is_deleted_and_another_entry_stays() {
     namespace
         .run(|| {
             let mut table = KernelConntrack::open().unwrap();
-            let [first, second] = flows(&mut table, Family::V4, Protocol::Udp)[..] else { panic!("two flows") };
+            let [first, second] = flows(&mut table, Family::V4, Protocol::Udp)[..] else {
+                panic!("two flows")
+            };
             assert!(table.delete(&first).unwrap());
             assert!(!table.delete(&first).unwrap());
             assert!(!table.delete(&Flow { id: first.id, ..second }).unwrap());

@@ -113,10 +113,7 @@ fn flows_to_endpoints_that_left_are_deleted() {
         (DNS, "10.244.2.5:5353"),
     ]);
     assert_eq!(sync(&mut table, &mut reconciler, &mut conntrack), Outcome { deleted: 3 });
-    assert_eq!(
-        left(&conntrack),
-        pairs(&[(DNS, "10.244.2.5:53"), ("172.18.0.2:30053", "10.244.2.5:53")])
-    );
+    assert_eq!(left(&conntrack), pairs(&[(DNS, "10.244.2.5:53"), ("172.18.0.2:30053", "10.244.2.5:53")]));
 }
 
 /// C2, L2.
@@ -254,7 +251,8 @@ fn any_number_of_stale_flows_is_deleted() {
 
 /// Few addresses and ports, so that everything meets everything.
 fn any_address() -> impl Strategy<Value = SocketAddr> {
-    let address = prop::sample::select(vec!["10.96.0.10", "10.96.0.11", NODE, "192.0.2.1", "10.244.1.5", "10.244.1.6"]);
+    let address =
+        prop::sample::select(vec!["10.96.0.10", "10.96.0.11", NODE, "192.0.2.1", "10.244.1.5", "10.244.1.6"]);
     let port = prop::sample::select(vec![53u16, 54, 30053]);
     (address, port).prop_map(|(address, port)| SocketAddr::new(ip(address), port))
 }
