@@ -53,6 +53,7 @@ fn run(flavour: Flavour, services: u32, endpoints: u32) -> anyhow::Result<()> {
 
 fn turn(what: &str, mode: &mut Iptables<Programs>, table: &mut ServiceTable) -> anyhow::Result<()> {
     let plan = timed(&format!("plan {what}"), || Ok::<_, anyhow::Error>(mode.plan(table, Instant::now())))?;
+    if let Ok(dir) = env::var("DUMP") { std::fs::write(format!("{dir}/{}", what.replace(" ", "-")), plan.to_string())?; }
     timed(&format!("apply {what}"), || mode.apply(plan))?;
     table.settle();
     Ok(())
@@ -95,7 +96,7 @@ fn service(index: u32, endpoints: u32) -> ServicePort {
     let cluster = (0..endpoints).map(|at| Endpoint {
         address: IpAddr::from((0x0af4_0000 + index * 16 + at).to_be_bytes()),
         port: 8080,
-        locality: if at == 0 { Locality::Local } else { Locality::Remote },
+        locality: if at == 0 && index % 100 == 0 { Locality::Local } else { Locality::Remote },
     });
     ServicePort {
         name: name(index),

@@ -2,5 +2,6 @@
 
 mod common;
 
+mod cluster;
 mod flows;
 mod manifests;

@@ -259,4 +259,17 @@ mod tests {
         assert_eq!(GoDuration::from_nanos(-1).non_negative(), None);
         assert_eq!(GoDuration::from_secs(30).non_negative(), Some(Duration::from_secs(30)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_printed_reads_back(nanos in -i64::MAX..=i64::MAX) {
+            let duration = GoDuration::from_nanos(nanos);
+            proptest::prop_assert_eq!(duration.to_string().parse(), Ok(duration));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[-+]?[0-9.hmnsu\u{b5}]{0,40}") {
+            let _ = text.parse::<GoDuration>();
+        }
+    }
 }

@@ -51,6 +51,11 @@ pub fn resolve(flags: &Flags, file: Option<Decoded>, hostname: &str) -> Result<C
     overlay.own(&flags.own, &mut own);
     let action = action(&flags.general, &mut overlay);
     warnings.extend(flags_without_effect(&overlay.given));
+    if kube_proxy.iptables.localhost_node_ports == Some(true) {
+        warnings.push(
+            "there are no NodePorts on 127.0.0.1: they would need route_localnet (CVE-2020-8558)".into(),
+        );
+    }
     defaults::fill(&mut kube_proxy);
     defaults::fill_own(&mut own);
     let command_line = CommandLine { action, master: flags.general.master.clone(), overlay, warnings };
@@ -67,11 +72,10 @@ fn ignored_flags(flags: &Flags) -> Option<String> {
 }
 
 fn flags_without_effect(given: &[&'static str]) -> Vec<String> {
-    const WITHOUT_EFFECT: [(&str, &str); 6] = [
+    const WITHOUT_EFFECT: [(&str, &str); 5] = [
         ("healthz-port", "is deprecated: use --healthz-bind-address"),
         ("metrics-port", "is deprecated: use --metrics-bind-address"),
         ("vmodule", "has no effect: --v counts for every source file"),
-        ("profiling", "has no effect: there is no profiler"),
         ("log-text-split-stream", "has no effect: all messages go to standard error"),
         ("log-json-split-stream", "has no effect: all messages go to standard error"),
     ];

@@ -1,6 +1,6 @@
 //! Flags as typed and files as written, made into one configuration as meant.
 //!
-//! [`Flags`](flags::Flags) and [`KubeProxyConfiguration`](file::KubeProxyConfiguration) hold text and numbers just as their
+//! [`Flags`] and [`KubeProxyConfiguration`](file::KubeProxyConfiguration) hold text and numbers just as their
 //! author gave them. [`load`] lays one over the other, fills in kube-proxy's defaults and checks the whole at once: what
 //! comes out is a [`Config`] that needs no further checks, or every error there is.
 
@@ -43,6 +43,7 @@ pub struct Config {
     /// How endpoints are chosen where a Service does not say; `None` is the mode's default.
     pub scheduler: Option<Scheduler>,
     pub masquerade: Masquerade,
+    /// Asked for, or not said. No kernel mode has it: it would need `route_localnet` (CVE-2020-8558).
     pub localhost_node_ports: bool,
     pub iptables_flavour: IptablesFlavour,
     pub detect_local: DetectLocal,

@@ -232,30 +232,7 @@ fn periods(
     file: &KubeProxyConfiguration,
     own: &FerroviaConfiguration,
 ) -> Periods {
-    let (sync_field, sync, min_field, min) = match mode {
-        ModeName::Ipvs => {
-            let ipvs = &file.ipvs;
-            ("ipvs.syncPeriod", &ipvs.sync_period, "ipvs.minSyncPeriod", &ipvs.min_sync_period)
-        }
-        ModeName::Nftables => {
-            let nftables = &file.nftables;
-            (
-                "nftables.syncPeriod",
-                &nftables.sync_period,
-                "nftables.minSyncPeriod",
-                &nftables.min_sync_period,
-            )
-        }
-        ModeName::Iptables | ModeName::Userspace => {
-            let iptables = &file.iptables;
-            (
-                "iptables.syncPeriod",
-                &iptables.sync_period,
-                "iptables.minSyncPeriod",
-                &iptables.min_sync_period,
-            )
-        }
-    };
+    let [(sync_field, sync), (min_field, min)] = sync_fields(mode, file);
     let periods = Periods {
         sync: checks.positive(sync_field, sync),
         min_sync: min.is_some().then(|| checks.duration(min_field, min)),
@@ -267,6 +244,24 @@ fn periods(
         checks.refuse(min_field, min, format!("must not be longer than {than}"));
     }
     periods
+}
+
+/// The sync period and its minimum, of the section that the mode has.
+fn sync_fields(mode: ModeName, file: &KubeProxyConfiguration) -> [(&'static str, &Option<String>); 2] {
+    let KubeProxyConfiguration { iptables, ipvs, nftables, .. } = file;
+    match mode {
+        ModeName::Iptables | ModeName::Userspace => [
+            ("iptables.syncPeriod", &iptables.sync_period),
+            ("iptables.minSyncPeriod", &iptables.min_sync_period),
+        ],
+        ModeName::Ipvs => {
+            [("ipvs.syncPeriod", &ipvs.sync_period), ("ipvs.minSyncPeriod", &ipvs.min_sync_period)]
+        }
+        ModeName::Nftables => [
+            ("nftables.syncPeriod", &nftables.sync_period),
+            ("nftables.minSyncPeriod", &nftables.min_sync_period),
+        ],
+    }
 }
 
 fn conntrack(checks: &mut Checks, typed: &file::Conntrack) -> Conntrack {
@@ -284,6 +279,9 @@ fn conntrack(checks: &mut Checks, typed: &file::Conntrack) -> Conntrack {
 }
 
 fn serving(checks: &mut Checks, file: &KubeProxyConfiguration) -> Serving {
+    if file.enable_profiling == Some(true) {
+        checks.warn("profiling has no effect: there is no profiler");
+    }
     let on_bind_failure = match file.bind_address_hard_fail {
         Some(true) => OnBindFailure::Exit,
         _ => OnBindFailure::Retry,
@@ -297,6 +295,9 @@ fn serving(checks: &mut Checks, file: &KubeProxyConfiguration) -> Serving {
 
 fn logging(checks: &mut Checks, typed: &file::Logging) -> Logging {
     checks.duration("logging.flushFrequency", &typed.flush_frequency);
+    if !typed.vmodule.is_empty() {
+        checks.warn("logging.vmodule has no effect: the verbosity counts for every source file");
+    }
     let format = match typed.format.as_deref() {
         Some("text") => LogFormat::Text,
         Some("json") => LogFormat::Json,

@@ -117,7 +117,7 @@ impl<M: Mode> Sync<M> {
                 Ok(first) => {
                     for input in std::iter::once(first).chain(inputs.try_iter()).take(BATCH) {
                         match input {
-                            Input::Object(event) => self.store.handle(event),
+                            Input::Object(event) => self.take(event),
                             Input::Addresses(addresses) => self.set_addresses(addresses),
                             Input::Stop => return,
                         }
@@ -127,6 +127,11 @@ impl<M: Mode> Sync<M> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    fn take(&mut self, event: Event) {
+        self.reporter.heard(&event);
+        self.store.handle(event);
     }
 
     fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
@@ -194,9 +199,6 @@ impl<M: Mode> Path<M> {
     fn write(&mut self, table: &mut ServiceTable, reporter: &Reporter) {
         let started = Instant::now();
         self.flows.note(table);
-        if !self.plane.is_certain() {
-            reporter.doubted(table.family());
-        }
         match self.plane.sync(table, Instant::now) {
             Ok(report) => {
                 reporter.synced(table, &report, started.elapsed(), &std::mem::take(&mut self.triggers));

@@ -15,7 +15,9 @@ use crate::model::{Family, ServiceTable};
 
 use super::compile::{Compiler, Problem};
 use super::conntrack::Outcome;
+use super::objects::{Event, FieldProblem, Kind, Reason};
 use super::plane;
+use super::sources::{EventRecorder, Regarding};
 use super::store::Store;
 
 /// Turns what happens in the loop into what people and programs can see of it.
@@ -24,11 +26,19 @@ pub struct Reporter {
     pub health: Arc<Health>,
     /// To the servers of each family.
     pub health_checks: BTreeMap<Family, watch::Sender<HealthChecks>>,
-    /// Takes each new problem, to be made an Event of.
-    pub problems: Box<dyn Fn(&Problem, &Store)>,
+    pub events: EventRecorder,
+    /// What it means that there is no Node object: without an API server, nothing.
+    pub node_unknown: Option<NodeEligibility>,
 }
 
 impl Reporter {
+    pub fn heard(&self, event: &Event) {
+        self.metrics.note_event(Instant::now());
+        if let Event::Undecodable { kind, .. } = event {
+            self.metrics.own.count_undecodable(*kind);
+        }
+    }
+
     pub fn queued(&self, family: Family, now: Instant) {
         self.health.queued(family, now);
         self.metrics.kube_proxy.sync.last_queued.of(family).set(seconds_since_1970());
@@ -43,7 +53,7 @@ impl Reporter {
             tracing::warn!(
                 object = %problem.object, field = problem.field, reason = problem.reason.name(), "{problem}"
             );
-            (self.problems)(problem, store);
+            self.record(problem, store);
         }
         self.metrics.own.set_problems(&compiler.problem_counts());
         self.health.set_node(
@@ -58,6 +68,19 @@ impl Reporter {
         metrics.endpoints_pending.set(0);
         raise(&metrics.services, store.service_changes().total);
         raise(&metrics.endpoints, store.endpoint_changes().total);
+    }
+
+    /// Makes an Event of a problem, for `kubectl describe`.
+    fn record(&self, problem: &Problem, store: &Store) {
+        let service = store.service(&problem.object).filter(|_| problem.kind == Kind::Service);
+        let uid = service.map_or_else(|| "".into(), |service| Arc::clone(&service.uid));
+        let regarding = Regarding { kind: problem.kind, name: problem.object.clone(), uid };
+        let found = FieldProblem {
+            field: problem.field.clone(),
+            reason: problem.reason,
+            message: problem.message.clone(),
+        };
+        self.events.problem(regarding, &found);
     }
 
     /// Wakes the servers only if one has something else to answer.
@@ -90,6 +113,9 @@ impl Reporter {
         );
         for (port, error) in &report.refused {
             tracing::error!(service = %port, error, "The kernel refused a ServicePort; the others are in force");
+            let regarding = Regarding { kind: Kind::Service, name: port.service_name(), uid: "".into() };
+            let (field, message) = (format!("port {:?}", port.port), error.clone());
+            self.events.problem(regarding, &FieldProblem { field, reason: Reason::Quarantined, message });
         }
         if let Some(text) = &report.text {
             tracing::trace!(%family, "Applied\n{text}");
@@ -136,11 +162,6 @@ impl Reporter {
 
     pub fn drift_unknown(&self, family: Family, error: &impl Display) {
         tracing::warn!(%family, error = %error, "Cannot tell whether somebody else changed our rules");
-    }
-
-    /// The kernel may differ from what it should hold; the next sync tells.
-    pub fn doubted(&self, family: Family) {
-        self.health.degraded(family, "the kernel's rules were changed by somebody else");
     }
 
     pub fn predecessors_remain(&self, family: Family, error: &impl Display) {

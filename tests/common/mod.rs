@@ -1,4 +1,5 @@
 //! Builders, namespaces, packet flows and an API server, shared by the tests.
 
+pub mod apiserver;
 pub mod listener;
 pub mod rig;

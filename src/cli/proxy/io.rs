@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config};
 use crate::health::Health;
 use crate::http::{self, BindError, HealthChecks, Pages};
 use crate::metrics::Metrics;
 use crate::model::Family;
 use crate::sync::Input;
 use crate::sync::objects::Event;
-use crate::sync::sources::{Manifests, SourceStats};
+use crate::sync::sources::{Cluster, EventRecorder, Manifests, Source, SourceStats, cluster};
 
 pub struct Io {
     pub config: Config,
@@ -28,29 +28,36 @@ pub struct Io {
     pub inputs: Sender<Input>,
 }
 
-/// Starts everything and returns. It ends with the process.
-pub fn start(io: Io) -> anyhow::Result<()> {
+/// Starts everything and returns what takes notes for the API server. It ends with the process.
+pub fn start(io: Io) -> anyhow::Result<EventRecorder> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    start_source(&io, &runtime)?;
+    let recorder = start_source(&io, &runtime)?;
     serve_http(&io, &runtime);
-    let inputs = io.inputs;
-    runtime.spawn(stop_on_signal(inputs));
+    runtime.spawn(stop_on_signal(io.inputs));
     let run = move || runtime.block_on(std::future::pending::<()>());
     thread::Builder::new().name("io".into()).spawn(run).context("cannot start a thread")?;
-    Ok(())
+    Ok(recorder)
 }
 
-fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<()> {
+fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<EventRecorder> {
     let events = forward(io.inputs.clone())?;
     let stats = Arc::new(SourceStats::default());
+    let node = io.config.node_name.clone();
     match &io.config.source {
-        Source::Manifests(directory) => {
-            let source = Manifests::new(directory.clone(), io.config.node_name.clone(), stats);
-            runtime.spawn(source.run(events));
+        config::Source::Manifests(directory) => {
+            runtime.spawn(Source::Manifests(Manifests::new(directory.clone(), node, stats)).run(events));
+            Ok(EventRecorder::disabled())
         }
-        Source::ApiServer { .. } => bail!("not wired yet"),
+        config::Source::ApiServer { kubeconfig, master } => {
+            let address = cluster::Address { kubeconfig: kubeconfig.clone(), master: master.clone() };
+            let connection = Arc::new(runtime.block_on(cluster::Connection::new(address))?);
+            let (recorder, poster) = EventRecorder::new(Arc::clone(&connection), &node);
+            recorder.starting();
+            runtime.spawn(poster.run());
+            runtime.spawn(Source::Cluster(Cluster::new(connection, node, stats)).run(events));
+            Ok(recorder)
+        }
     }
-    Ok(())
 }
 
 fn forward(inputs: Sender<Input>) -> anyhow::Result<Sender<Event>> {

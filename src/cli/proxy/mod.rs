@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use tokio::sync::watch;
 
-use crate::config::{self, Action, Config, Flags, ModeName};
-use crate::health::Health;
+use crate::config::{self, Action, Config, Flags, ModeName, Source};
+use crate::health::{Health, NodeEligibility};
 use crate::http::HealthChecks;
 use crate::kernel::conntrack::KernelConntrack;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
@@ -55,6 +55,7 @@ fn set_sysctls(config: &Config) {
 
 fn serve(config: &Config) -> anyhow::Result<()> {
     set_sysctls(config);
+    check_scheduler(config)?;
     let planes = planes(config)?;
     let (inputs, received) = mpsc::channel();
     let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
@@ -63,14 +64,36 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let families = planes.iter().map(|(table, _)| table.family());
     let (health_checks, wanted_checks) =
         families.map(|family| (family, watch::channel(HealthChecks::default()))).map(|(family, (to, of))| ((family, to), (family, of))).unzip();
-    io::start(io::Io { config: config.clone(), metrics: metrics.clone(), health: Arc::clone(&health), health_checks: wanted_checks, inputs })?;
-    let reporter = Reporter { metrics, health, health_checks, problems: Box::new(|_, _| {}) };
+    let events = io::start(io::Io {
+        config: config.clone(),
+        metrics: metrics.clone(),
+        health: Arc::clone(&health),
+        health_checks: wanted_checks,
+        inputs,
+    })?;
+    let node_unknown = match config.source {
+        Source::Manifests(_) => Some(NodeEligibility::Eligible),
+        Source::ApiServer { .. } => None,
+    };
+    let reporter = Reporter { metrics, health, health_checks, events, node_unknown };
     let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
     let store = Store::new(settings.node_name.clone(), SystemTime::now());
     let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
     Sync::new(store, Compiler::new(settings), planes, Box::new(conntrack), reporter).run(&received);
     tracing::info!("Stopping; what was written stays in force");
     Ok(())
+}
+
+/// `--scheduler` must be one that the mode has. A Service that asks for another gets the default and an Event.
+fn check_scheduler(config: &Config) -> anyhow::Result<()> {
+    match config.scheduler {
+        Some(wanted) if !Iptables::<Programs>::SCHEDULERS.contains(&wanted) => bail!(
+            "--scheduler={wanted}: the {} mode does not have it; modes that do: {}",
+            config.mode.name(),
+            wanted.modes()
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// One plane for each address family that this machine has. Without any there is nothing to do.

@@ -350,3 +350,18 @@ fn a_file_is_read_and_written() {
     crate::config::write_config(&path, &from_flags("--masquerade-all").unwrap().written).unwrap();
     assert!(load(&flags(&format!("--config={}", path.display()))).unwrap().masquerade.all);
 }
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let has = |warnings: &[String], word: &str| warnings.iter().any(|warning| warning.contains(word));
+    let flags = from_flags("--profiling --vmodule=a=1 --log-text-split-stream").unwrap().warnings;
+    for word in ["profiling", "--vmodule", "--log-text-split-stream"] {
+        assert!(has(&flags, word), "{word}: {flags:?}");
+    }
+    let text = "enableProfiling: true\nlogging: {vmodule: [{filePattern: a, verbosity: 1}]}";
+    let file = from_file(text, "").unwrap().warnings;
+    assert!(has(&file, "profiling") && has(&file, "vmodule"), "{file:?}");
+    let localhost = |line| has(&from_flags(line).unwrap().warnings, "127.0.0.1");
+    assert!(localhost("--iptables-localhost-nodeports"), "somebody relies on it");
+    assert!(!localhost("") && !localhost("--iptables-localhost-nodeports=false"));
+}

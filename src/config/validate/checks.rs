@@ -209,3 +209,37 @@ impl Typed for String {
         self.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::file::{FerroviaConfiguration, KubeProxyConfiguration};
+    use crate::config::flags::Flags;
+
+    fn has_field(document: &Value, path: &str) -> bool {
+        path.split('.').try_fold(document, |value, field| value.get(field)).is_some()
+    }
+
+    #[test]
+    fn every_name_is_one_of_a_flag_and_of_a_field() {
+        let command = Flags::augment_args(Command::new("test"));
+        let text = || Some(String::new());
+        let own = FerroviaConfiguration {
+            manifests: text(),
+            allowed_external_ips: Some(vec![]),
+            scheduler: text(),
+            iptables_flavour: text(),
+            audit_period: text(),
+            ..Default::default()
+        };
+        let own = serde_json::to_value(own).unwrap();
+        let kube_proxy = serde_json::to_value(KubeProxyConfiguration::default()).unwrap();
+        for (field, flag) in FLAGS {
+            assert!(command.get_arguments().any(|argument| argument.get_long() == Some(flag)), "--{flag}");
+            assert!(has_field(&kube_proxy, field) || has_field(&own, field), "{field}");
+        }
+    }
+}

@@ -221,12 +221,9 @@ fn render_slot(node: &Node, slot: &Slot, style: &Style, out: &mut Rules<'_>) -> 
                 _ => network("-d", &IpNet::from(path.address(style.family))),
             };
             let protocol = port.name.protocol.lowercase();
-            out.rule(format_args!(
-                "{host}-p {protocol} -m {protocol} --dport {} -m comment --comment \"{}\" {}",
-                path.port(),
-                Comment(&port.name),
-                Target::of(node.tree, port, frontend).render(port, style),
-            ))
+            let target = Target::of(node.tree, port, frontend).render(port, style);
+            // No comment with the ServicePort's name: it made every change 15 % slower in legacy at 10,000 Services.
+            out.rule(format_args!("{host}-p {protocol} -m {protocol} --dport {} {target}", path.port()))
         }
     }
 }
@@ -337,19 +334,4 @@ pub fn port_chains(port: &Arc<ServicePort>) -> Vec<(Part, Content)> {
         );
     }
     chains
-}
-
-/// A ServicePort's name as a comment: printable ASCII without what iptables-save escapes, 255 bytes at most.
-struct Comment<'a>(&'a ServicePortName);
-
-impl fmt::Display for Comment<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const XT_MAX_COMMENT_LEN: usize = 256;
-        let printable = |c: char| match c {
-            ' '..='~' if !matches!(c, '"' | '\'' | '\\') => c,
-            _ => '_',
-        };
-        let text = self.0.to_string();
-        text.chars().take(XT_MAX_COMMENT_LEN - 1).try_for_each(|c| f.write_char(printable(c)))
-    }
 }

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::{Destination, Frontend, FrontendKey, Protocol, ServiceName, ServiceTable};
+use crate::sync::objects::Service;
 use crate::sync::store::Store;
 
 /// What keeps a frontend from a Service that asks for it.
@@ -16,6 +18,16 @@ pub(super) enum Wait {
     Key(FrontendKey),
     /// The address is another Service's ClusterIP.
     ClusterIp(IpAddr),
+}
+
+impl Wait {
+    /// The Service that has it.
+    pub fn owner(self, table: &ServiceTable, not: &ServiceName) -> Option<ServiceName> {
+        match self {
+            Wait::Key(key) => table.frontends().get(&key).map(|port| port.name.service_name()),
+            Wait::ClusterIp(address) => cluster_ip_of(table, address, not),
+        }
+    }
 }
 
 /// A ClusterIP weighs more than any other claim.
@@ -34,37 +46,70 @@ impl Weight {
     }
 }
 
+/// The right to a frontend. The lesser has the better one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    weight: Weight,
+    created: i64,
+    uid: Arc<str>,
+    pub service: ServiceName,
+}
+
+impl Rank {
+    pub fn new(service: &Service, weight: Weight) -> Self {
+        Rank {
+            weight,
+            created: service.created,
+            uid: Arc::clone(&service.uid),
+            service: service.name.clone(),
+        }
+    }
+}
+
 /// Who waits for what. Only contested frontends stand here, so it is empty in most clusters.
+///
+/// Ranks are of when a Service was last compiled. One that changed since is yet to be compiled, and puts right then what
+/// others took from here.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    claimants: BTreeMap<Wait, BTreeMap<ServiceName, Weight>>,
-    waits: BTreeMap<ServiceName, BTreeSet<Wait>>,
+    claimants: BTreeMap<Wait, BTreeSet<Rank>>,
+    waits: BTreeMap<ServiceName, BTreeMap<Wait, Rank>>,
 }
 
 impl Waiting {
-    pub fn on(&self, wait: Wait) -> impl Iterator<Item = (&ServiceName, Weight)> {
-        self.claimants.get(&wait).into_iter().flatten().map(|(name, weight)| (name, *weight))
+    /// Those that wait for something, best first.
+    fn on(&self, wait: Wait) -> impl Iterator<Item = &Rank> {
+        self.claimants.get(&wait).into_iter().flatten()
+    }
+
+    /// Those to look at again when something became free. A frontend is for one of them alone, an address is not.
+    pub fn to_wake(&self, wait: Wait) -> impl Iterator<Item = &ServiceName> {
+        let most = match wait {
+            Wait::Key(_) => 1,
+            Wait::ClusterIp(_) => usize::MAX,
+        };
+        self.on(wait).take(most).map(|rank| &rank.service)
     }
 
     /// Sets what a Service waits for, and returns what it does not wait for any longer.
-    pub fn replace(&mut self, service: &ServiceName, waits: &BTreeMap<Wait, Weight>) -> Vec<Wait> {
+    pub fn replace(&mut self, service: &ServiceName, waits: BTreeMap<Wait, Rank>) -> Vec<Wait> {
         let before = self.waits.remove(service).unwrap_or_default();
-        let given_up: Vec<Wait> = before.into_iter().filter(|wait| !waits.contains_key(wait)).collect();
-        for wait in &given_up {
-            self.remove(*wait, service);
+        for (wait, rank) in &before {
+            self.remove(*wait, rank);
         }
-        for (wait, weight) in waits {
-            self.claimants.entry(*wait).or_default().insert(service.clone(), *weight);
+        for (wait, rank) in &waits {
+            self.claimants.entry(*wait).or_default().insert(rank.clone());
         }
+        let given_up = before.into_keys().filter(|wait| !waits.contains_key(wait)).collect();
         if !waits.is_empty() {
-            self.waits.insert(service.clone(), waits.keys().copied().collect());
+            self.waits.insert(service.clone(), waits);
         }
         given_up
     }
 
-    fn remove(&mut self, wait: Wait, service: &ServiceName) {
+    fn remove(&mut self, wait: Wait, rank: &Rank) {
         if let Some(claimants) = self.claimants.get_mut(&wait) {
-            claimants.remove(service);
+            claimants.remove(rank);
             if claimants.is_empty() {
                 self.claimants.remove(&wait);
             }
@@ -72,59 +117,40 @@ impl Waiting {
     }
 }
 
-/// A Service that has what another asks for, or has the better right to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rival {
-    pub service: ServiceName,
-    pub has_it: bool,
-}
-
 /// How a claim stands against those of other Services.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    Won { from: Option<ServiceName> },
-    Lost(Rival),
+    Won {
+        from: Option<ServiceName>,
+    },
+    LostToOwner,
+    /// Nobody with a better right has it, but this Service waits for it and will.
+    LostToWaiting(ServiceName),
 }
 
-/// Decides one claim by what the table and the waiting Services say. A rival that is not there any more is no rival.
+/// Decides one claim by what the table and the waiting Services say.
 pub(super) fn stand(
     store: &Store,
     table: &ServiceTable,
     waiting: &Waiting,
-    service: &ServiceName,
-    (key, weight): (FrontendKey, Weight),
+    key: FrontendKey,
+    own: &Rank,
 ) -> Standing {
-    let owner = table.frontends().get(&key).map(|port| {
+    let owner = table.frontends().get(&key).filter(|port| !port.name.is_of(&own.service)).map(|port| {
         let frontend = port.frontends.iter().find(|frontend| port.key(frontend) == key);
         (port.name.service_name(), frontend.map_or(Weight::Other, Weight::of))
     });
-    let owner = owner.filter(|(owner, _)| owner != service);
-    let has_it = owner.iter().map(|(owner, weight)| (owner, *weight, true));
-    let waits = waiting.on(Wait::Key(key)).filter(|(other, _)| *other != service);
-    let best = has_it
-        .chain(waits.map(|(other, weight)| (other, weight, false)))
-        .filter_map(|(other, weight, has_it)| Some((rank(store, other, weight)?, has_it)))
-        .min_by(|(a, _), (b, _)| a.cmp(b));
-    match (best, rank(store, service, weight)) {
-        (Some((other, has_it)), Some(own)) if other < own => {
-            Standing::Lost(Rival { service: other.name().clone(), has_it })
-        }
-        _ => Standing::Won { from: owner.map(|(owner, _)| owner) },
+    // An owner that is gone from the store has no rank and no right.
+    let of_owner = owner
+        .as_ref()
+        .and_then(|(owner, weight)| Some(Rank::new(store.service(owner)?, *weight)))
+        .filter(|owner| owner < own);
+    let waits = waiting.on(Wait::Key(key)).find(|other| other.service != own.service);
+    match (of_owner, waits.filter(|other| *other < own)) {
+        (Some(_), _) => Standing::LostToOwner,
+        (None, Some(other)) => Standing::LostToWaiting(other.service.clone()),
+        (None, None) => Standing::Won { from: owner.map(|(owner, _)| owner) },
     }
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank<'a>(Weight, i64, &'a str, &'a ServiceName);
-
-impl<'a> Rank<'a> {
-    fn name(&self) -> &'a ServiceName {
-        self.3
-    }
-}
-
-fn rank<'a>(store: &'a Store, service: &ServiceName, weight: Weight) -> Option<Rank<'a>> {
-    let service = store.service(service)?;
-    Some(Rank(weight, service.created, &service.uid, &service.name))
 }
 
 /// The frontends of other Services at an address.

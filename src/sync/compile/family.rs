@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::model::{
     Family, Frontend, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
 };
-use crate::sync::objects::{Kind, Reason, Service, ServiceKind, ServicePortSpec};
+use crate::sync::objects::{Kind, Service, ServiceKind, ServicePortSpec};
 
-use super::clashes::{self, Standing, Wait, Waiting, Weight};
+use super::clashes::{self, Rank, Standing, Wait, Waiting, Weight};
 use super::frontends::{self, Claim};
 use super::policy::{self, Place, Policies};
 use super::problems::{Findings, Problem};
@@ -59,7 +59,7 @@ impl<'a> Pass<'a> {
             Some(service) => frontends::claims(service, self.family(), self.context, &mut findings),
             None => Vec::new(),
         };
-        let won = self.contest(name, claims, &mut findings);
+        let won = self.contest(name, service, claims, &mut findings);
         let ports = service.map(|service| self.ports(service, &won)).unwrap_or_default();
         self.write(&before, ports);
         let check = service.and_then(|service| self.health_check(service));
@@ -73,52 +73,54 @@ impl<'a> Pass<'a> {
     }
 
     /// Which claims hold. Those that do not are reported and wait.
-    fn contest(&mut self, name: &ServiceName, claims: Vec<Claim>, findings: &mut Findings) -> Vec<Claim> {
+    fn contest(
+        &mut self,
+        name: &ServiceName,
+        service: Option<&Service>,
+        claims: Vec<Claim>,
+        findings: &mut Findings,
+    ) -> Vec<Claim> {
         let mut waits = BTreeMap::new();
         let mut won = Vec::with_capacity(claims.len());
         for claim in claims {
-            match self.obstacle(name, &claim) {
+            let Some(service) = service else { continue };
+            let rank = Rank::new(service, Weight::of(&claim.frontend));
+            match self.obstacle(&rank, &claim) {
                 None => won.push(claim),
-                Some((wait, reason, message)) => {
-                    findings.add(claim.field(), reason, message);
-                    waits.insert(wait, Weight::of(&claim.frontend));
+                Some(wait) => {
+                    findings.add_contested(claim.field(), wait);
+                    waits.insert(wait, rank);
                 }
             }
         }
-        for wait in self.waiting.replace(name, &waits) {
+        for wait in self.waiting.replace(name, waits) {
             self.queue_waiting(wait);
         }
         won
     }
 
     /// What keeps a claim from holding. Services that this one's claim concerns are queued.
-    fn obstacle(&mut self, name: &ServiceName, claim: &Claim) -> Option<(Wait, Reason, String)> {
-        let weight = Weight::of(&claim.frontend);
+    fn obstacle(&mut self, rank: &Rank, claim: &Claim) -> Option<Wait> {
         if let Some(address) = claim.frontend.address() {
-            if weight == Weight::ClusterIp {
-                self.queue.extend(clashes::squatters(self.table, address, name));
-            } else if let Some(owner) = clashes::cluster_ip_of(self.table, address, name) {
-                let message = format!("{address} is the ClusterIP of Service {owner}");
-                return Some((Wait::ClusterIp(address), Reason::ForbiddenFrontend, message));
+            if matches!(claim.frontend, Frontend::ClusterIp(_)) {
+                self.queue.extend(clashes::squatters(self.table, address, &rank.service));
+            } else if clashes::cluster_ip_of(self.table, address, &rank.service).is_some() {
+                return Some(Wait::ClusterIp(address));
             }
         }
-        match clashes::stand(self.context.store, self.table, self.waiting, name, (claim.key, weight)) {
+        match clashes::stand(self.context.store, self.table, self.waiting, claim.key, rank) {
             Standing::Won { from } => {
                 self.queue.extend(from);
-                None
+                return None;
             }
-            Standing::Lost(rival) => {
-                let message = format!("{} belongs to Service {}", claim.key, rival.service);
-                if !rival.has_it {
-                    self.queue.insert(rival.service);
-                }
-                Some((Wait::Key(claim.key), Reason::AddressInUse, message))
-            }
+            Standing::LostToOwner => {}
+            Standing::LostToWaiting(rival) => drop(self.queue.insert(rival)),
         }
+        Some(Wait::Key(claim.key))
     }
 
     fn queue_waiting(&mut self, wait: Wait) {
-        self.queue.extend(self.waiting.on(wait).map(|(name, _)| name.clone()));
+        self.queue.extend(self.waiting.to_wake(wait).cloned());
     }
 
     fn write(&mut self, before: &[Arc<ServicePort>], ports: Vec<ServicePort>) {

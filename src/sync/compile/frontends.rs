@@ -93,10 +93,15 @@ fn addresses(
         let Some(address) = frontend.address().filter(|address| Family::of(*address) == family) else {
             continue;
         };
+        if seen.contains(&address) {
+            continue;
+        }
         match refusal(&frontend, address, context) {
             Some((reason, message)) => findings.add(address_field(&frontend, index), reason, message),
-            None if seen.insert(address) => accepted.push((frontend, address, index)),
-            None => {}
+            None => {
+                seen.insert(address);
+                accepted.push((frontend, address, index));
+            }
         }
     }
     accepted

@@ -99,9 +99,11 @@ impl Compiler {
             table.set_node(policy.clone());
             let waiting = self.waiting.entry(table.family()).or_default();
             let mut pass = family::Pass::new(&context, table, waiting, services.clone());
+            let mut new = BTreeSet::new();
             for (name, found) in pass.run() {
-                self.problems.replace(&name, Scope::Family(table.family()), found, &mut appeared);
+                self.problems.replace(&name, Scope::Family(table.family()), found, &mut new);
             }
+            appeared.extend(new.into_iter().map(|problem| problem.naming_owner(table)));
         }
         self.facts = Some(facts);
         appeared.into_iter().collect()

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::model::{Family, ServiceName};
+use crate::model::{Family, ServiceName, ServiceTable};
 use crate::sync::objects::{FieldProblem, Kind, Reason};
 use crate::sync::store::Store;
+
+use super::clashes::Wait;
 
 /// Something in an object that could not be done as written. The rest of the object is in force.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +20,28 @@ pub struct Problem {
     pub message: String,
     /// How many entries of a list are wrong in the same way. One object can have thousands, and each would be a log line.
     pub count: u32,
+    /// What other Services have to do with it. Who has the contested thing is no part of the problem: it may change hands
+    /// while a thousand wait for it.
+    pub(super) contested: Option<Wait>,
 }
+
+impl Problem {
+    pub fn new(kind: Kind, object: ServiceName, field: String, reason: Reason, message: String) -> Self {
+        Problem { kind, object, field, reason, message, count: 1, contested: None }
+    }
+
+    /// The problem as told when it appears: with the Service that has what this one wants.
+    pub(super) fn naming_owner(mut self, table: &ServiceTable) -> Self {
+        let owner = self.contested.and_then(|wait| wait.owner(table, &self.object));
+        if let Some(owner) = owner {
+            self.message = self.message.replace(ANOTHER_SERVICE, &format!("Service {owner}"));
+        }
+        self
+    }
+}
+
+/// Stands in messages for the owner of something contested.
+pub(super) const ANOTHER_SERVICE: &str = "another Service";
 
 /// `Service shop/web: spec.externalIPs[0]: 192.0.2.2 is not in --allowed-external-ips (and 3 more)`
 impl fmt::Display for Problem {
@@ -54,15 +77,20 @@ impl Findings {
             |known: &&mut Problem| known.reason == reason && list_name(&known.field) == list_name(&field);
         match self.found.iter_mut().find(alike) {
             Some(known) => known.count += u32::from(known.field != field || known.message != message),
-            None => self.found.push(Problem {
-                kind: self.kind,
-                object: self.object.clone(),
-                field,
-                reason,
-                message,
-                count: 1,
-            }),
+            None => self.found.push(Problem::new(self.kind, self.object.clone(), field, reason, message)),
         }
+    }
+
+    pub fn add_contested(&mut self, field: String, wait: Wait) {
+        let (reason, message) = match wait {
+            Wait::Key(key) => (Reason::AddressInUse, format!("{key} belongs to {ANOTHER_SERVICE}")),
+            Wait::ClusterIp(address) => {
+                (Reason::ForbiddenFrontend, format!("{address} is the ClusterIP of {ANOTHER_SERVICE}"))
+            }
+        };
+        let known = self.found.len();
+        self.add(field, reason, message);
+        self.found[known..].iter_mut().for_each(|problem| problem.contested = Some(wait));
     }
 
     pub fn add_all(&mut self, problems: &[FieldProblem]) {
@@ -119,13 +147,9 @@ impl Problems {
     pub fn replace_unreadable(&mut self, store: &Store, appeared: &mut BTreeSet<Problem>) {
         let unreadable: BTreeSet<Problem> = store
             .undecodable()
-            .map(|(kind, object, error)| Problem {
-                kind,
-                object: object.clone(),
-                field: String::new(),
-                reason: Reason::Malformed,
-                message: format!("{error}; what was known of it stays in force"),
-                count: 1,
+            .map(|(kind, object, error)| {
+                let message = format!("{error}; what was known of it stays in force");
+                Problem::new(kind, object.clone(), String::new(), Reason::Malformed, message)
             })
             .collect();
         appeared.extend(unreadable.difference(&self.unreadable).cloned());

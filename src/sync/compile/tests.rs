@@ -80,7 +80,10 @@ impl Bench {
         self.tables.iter().any(|table| table.of_service(&name).next().is_some())
     }
 
-    /// `reason field: message` of every problem.
+    fn appeared_texts(&self) -> Vec<String> {
+        self.appeared.iter().map(ToString::to_string).collect()
+    }
+
     fn problems(&self) -> Vec<String> {
         self.compiler.problems().map(ToString::to_string).collect()
     }

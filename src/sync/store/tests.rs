@@ -52,7 +52,9 @@ fn a1_not_done_before_services_slices_and_node_are_listed() {
 #[test]
 fn an_end_of_a_list_that_never_began_is_no_list() {
     let mut store = Store::new("here".into(), SystemTime::UNIX_EPOCH);
-    [Kind::Service, Kind::EndpointSlice, Kind::Node].map(|kind| store.handle(Event::ListDone(kind)));
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
+        store.handle(Event::ListDone(kind));
+    }
     assert!(!store.lists_done());
 }
 

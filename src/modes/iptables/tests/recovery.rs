@@ -70,15 +70,16 @@ fn a_refused_line_names_its_service_port() {
     bad.cluster = [endpoint(address("10.1.1.1"), Locality::Remote)].into();
     table.set(bad);
     table.set(service("good", &[cluster_ip(4)]));
-    for refused in ["10.1.1.1", "bad:http"] {
+    for refused in ["10.1.1.1", "-d 10.96.0.3/32"] {
         mode.door.refuse = Some(refused.to_owned());
         let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
         assert_eq!(error.culprit(), Some(&name("bad")), "{refused}");
         mode.observe().unwrap();
     }
+    mode.door.refuse = None;
     table.remove(&name("bad"));
     sync(&mut mode, &mut table);
-    assert!(mode.door.input.contains("ns/good"), "{}", mode.door.input);
+    assert!(mode.door.input.contains("-d 10.96.0.4/32"), "{}", mode.door.input);
 }
 
 #[test]

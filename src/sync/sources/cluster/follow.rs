@@ -16,7 +16,7 @@ use super::super::{Gone, SourceStats};
 use super::Timing;
 use super::backoff::Backoff;
 use super::connection::Connection;
-use super::requests::{Failure, From, Lines, Resource};
+use super::requests::{Failure, Lines, Resource, Start};
 
 /// As kube-proxy asks for them.
 const PAGE: u32 = 500;
@@ -53,8 +53,10 @@ pub struct Follower<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Strategy {
     Streaming,
-    /// Pages of this size, then a watch; 0 for all in one page.
-    Pages(u32),
+    /// A list in pages, then a watch.
+    Pages,
+    /// The same with all in one page.
+    OnePage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,13 +71,13 @@ enum Stop {
     Failed(Failure),
 }
 
-impl<E: Into<Failure>> std::convert::From<E> for Stop {
+impl<E: Into<Failure>> From<E> for Stop {
     fn from(error: E) -> Stop {
         Stop::Failed(error.into())
     }
 }
 
-impl std::convert::From<Gone> for Stop {
+impl From<Gone> for Stop {
     fn from(_: Gone) -> Stop {
         Stop::Gone
     }
@@ -104,14 +106,15 @@ impl<'a> Follower<'a> {
 
     async fn list_or_watch(&mut self) -> Result<(), Stop> {
         match (self.version.clone(), self.strategy) {
-            (None, Strategy::Pages(size)) => self.list(size).await,
+            (None, Strategy::Pages) => self.list(Some(PAGE)).await,
+            (None, Strategy::OnePage) => self.list(None).await,
             (None, Strategy::Streaming) => {
-                let lines = self.open(From::Everything).await?;
+                let lines = self.open(Start::Everything).await?;
                 self.begin_list()?;
                 self.follow(lines, Phase::Listing).await
             }
             (Some(version), _) => {
-                let lines = self.open(From::Version(&version)).await?;
+                let lines = self.open(Start::Version(&version)).await?;
                 self.follow(lines, Phase::Watching).await
             }
         }
@@ -121,7 +124,7 @@ impl<'a> Follower<'a> {
         let kind = self.resource.kind;
         if self.version.is_none() && self.strategy == Strategy::Streaming && failure.rules_out_streaming() {
             tracing::info!(%kind, reason = %failure, "no streaming list, listing in pages instead");
-            self.strategy = Strategy::Pages(PAGE);
+            self.strategy = Strategy::Pages;
             return;
         }
         self.shared.stats.count_error();
@@ -134,17 +137,17 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn open(&self, from: From<'_>) -> Result<Lines, Failure> {
+    async fn open(&self, start: Start<'_>) -> Result<Lines, Failure> {
         let client = self.shared.connection.client().await;
         let lasting = self.shared.timing.watch.mul_f64(1.0 + rand::random::<f64>() * (WATCH_SPREAD - 1.0));
-        self.resource.watch(&client, from, lasting, self.shared.timing.answer).await
+        self.resource.watch(&client, start, lasting, self.shared.timing.answer).await
     }
 
-    async fn list(&mut self, size: u32) -> Result<(), Stop> {
+    async fn list(&mut self, limit: Option<u32>) -> Result<(), Stop> {
         self.begin_list()?;
         let mut next = None;
         loop {
-            let page = self.page(size, next).await?;
+            let page = self.page(limit, next).await?;
             for decoded in page.items {
                 self.applied(decoded)?;
             }
@@ -155,14 +158,13 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn page(&mut self, size: u32, next: Option<String>) -> Result<Page, Failure> {
+    async fn page(&mut self, limit: Option<u32>, next: Option<String>) -> Result<Page, Failure> {
         let client = self.shared.connection.client().await;
         let continued = next.is_some();
-        let limit = (size > 0).then_some(size);
         let body = self.resource.list(&client, limit, next, self.shared.timing.answer).await;
         if continued && body.as_ref().is_err_and(Failure::is_expired) {
             // The list takes longer than the server remembers: ask for all at once, as client-go does.
-            self.strategy = Strategy::Pages(0);
+            self.strategy = Strategy::OnePage;
         }
         decode::page(self.resource.kind, &body?, &mut self.names()).map_err(Failure::NoList)
     }
@@ -177,8 +179,8 @@ impl<'a> Follower<'a> {
         if self.seen == 0 && self.any {
             self.confirm_empty().await?;
         }
-        if self.strategy == Strategy::Pages(0) {
-            self.strategy = Strategy::Pages(PAGE);
+        if self.strategy == Strategy::OnePage {
+            self.strategy = Strategy::Pages;
         }
         self.any = self.seen > 0;
         self.version = Some(version);
@@ -189,7 +191,7 @@ impl<'a> Follower<'a> {
     /// A broken server, or a proxy before it, may answer with nothing. Before all is deleted, it is asked again, with a
     /// consistent read this time.
     async fn confirm_empty(&mut self) -> Result<(), Failure> {
-        let page = self.page(1, None).await?;
+        let page = self.page(Some(1), None).await?;
         if page.items.is_empty() { Ok(()) } else { Err(Failure::DoubtfullyEmpty) }
     }
 

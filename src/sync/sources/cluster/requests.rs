@@ -67,7 +67,7 @@ impl Failure {
     }
 }
 
-impl std::convert::From<kube::Error> for Failure {
+impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Failure {
         Failure::Request(Box::new(error))
     }
@@ -134,13 +134,13 @@ impl Resource {
     pub async fn watch(
         &self,
         client: &Client,
-        from: From<'_>,
+        start: Start<'_>,
         lasting: Duration,
         patience: Duration,
     ) -> Result<Lines, Failure> {
-        let (version, send_initial_events) = match from {
-            From::Everything => ("", true),
-            From::Version(version) => (version, false),
+        let (version, send_initial_events) = match start {
+            Start::Everything => ("", true),
+            Start::Version(version) => (version, false),
         };
         let params = WatchParams {
             label_selector: self.labels.map(str::to_owned),
@@ -158,7 +158,7 @@ impl Resource {
 
 /// Where a watch begins.
 #[derive(Debug, Clone, Copy)]
-pub enum From<'a> {
+pub enum Start<'a> {
     /// A streaming list (KEP-3157): all that exists, a mark, then changes.
     Everything,
     Version(&'a str),

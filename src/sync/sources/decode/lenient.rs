@@ -11,9 +11,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What stands in a field.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Field<T> {
     /// Nothing, or null.
+    #[default]
     Absent,
     Given(T),
     /// Something else, in words: `"abc"`, `a list`.
@@ -33,12 +34,6 @@ impl<T> Field<T> {
             Field::Given(value) => Some(value),
             Field::Absent | Field::Wrong(_) => None,
         }
-    }
-}
-
-impl<T> Default for Field<T> {
-    fn default() -> Self {
-        Field::Absent
     }
 }
 
