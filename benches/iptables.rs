@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ferrovia::kernel::iptables::{Flavour, Programs};
 use ferrovia::model::{
-    Endpoint, Family, Frontend, Locality, Protocol, Scheduler, ServicePort, ServicePortName,
-    ServiceTable, TrafficPolicy, Verdict,
+    Endpoint, Family, Frontend, Locality, Protocol, Scheduler, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy, Verdict,
 };
 use ferrovia::modes::Mode;
 use ferrovia::modes::iptables::{Iptables, Settings};

@@ -4,4 +4,5 @@ mod common;
 
 mod cluster;
 mod flows;
+mod golden;
 mod manifests;

@@ -1,6 +1,6 @@
 //! The subcommands.
 
-mod assemble;
+pub mod assemble;
 pub mod cleanup;
 pub mod demo;
 pub mod plan;

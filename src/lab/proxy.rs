@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use super::{HERE, Lab, LabError};
 use crate::model::Family;
 
+/// Every pod of the lab, in both families.
+pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:244::/32";
+
 const MANIFESTS: &str = "/run/manifests";
 const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2)), 10256);
 /// How much of its log is kept for the reason of a failure.
@@ -37,7 +40,7 @@ impl Proxy {
         lab.here().run(|| fs::create_dir_all(MANIFESTS))?.map_err(LabError::Manifests)?;
         let mut command = lab.here().command(program).map_err(LabError::Proxy)?;
         command.args(["proxy", "--manifests", MANIFESTS, "--hostname-override", HERE]);
-        command.args(["--cluster-cidr", "10.244.0.0/16,fd00:244::/48"]);
+        command.args(["--cluster-cidr", CLUSTER_CIDR]);
         command.args(["--healthz-bind-address", "0.0.0.0:10256"]);
         command.args(["--metrics-bind-address", "127.0.0.1:10249"]);
         command.args(flags);

@@ -28,9 +28,7 @@ impl Role {
         let forwarded = matches!(verdict, Verdict::Forward(_));
         let (forward, guard, reached) = match frontend {
             Frontend::ClusterIp(_) => (Role::ClusterIp, Role::Guard, forwarded),
-            Frontend::NodePort(_) => {
-                (Role::NodePort, Role::NodePortGuard, forwarded || port.short_circuit())
-            }
+            Frontend::NodePort(_) => (Role::NodePort, Role::NodePortGuard, forwarded || port.short_circuit()),
             _ => (Role::External, Role::Guard, forwarded || port.short_circuit()),
         };
         let guarded = !forwarded || port.admits(frontend).is_some();
@@ -52,6 +50,9 @@ impl Index {
                 self.roles.insert((role, port.key(frontend)), Arc::clone(port));
             }
         }
+        let (internal, external) = without_local_endpoints(port);
+        self.without_local_endpoints.0 += internal;
+        self.without_local_endpoints.1 += external;
         for address in port.hairpin_addresses() {
             *self.hairpin.entry(address).or_default() += 1;
         }
@@ -67,6 +68,9 @@ impl Index {
                 }
             }
         }
+        let (internal, external) = without_local_endpoints(port);
+        self.without_local_endpoints.0 -= internal;
+        self.without_local_endpoints.1 -= external;
         for address in port.hairpin_addresses() {
             let Some(count) = self.hairpin.get_mut(&address) else { continue };
             *count -= 1;
@@ -87,4 +91,12 @@ impl Index {
     pub(super) fn hairpin(&self) -> &BTreeMap<IpAddr, u32> {
         &self.hairpin
     }
+}
+
+/// 1 where internal, and 1 where external traffic is dropped. Without an external frontend there is none to drop.
+fn without_local_endpoints(port: &ServicePort) -> (usize, usize) {
+    let is_external = |frontend: &Frontend| !matches!(frontend, Frontend::ClusterIp(_));
+    let internal = port.internal == Verdict::Drop && !port.frontends.iter().all(is_external);
+    let external = port.external == Verdict::Drop && port.frontends.iter().any(is_external);
+    (internal.into(), external.into())
 }

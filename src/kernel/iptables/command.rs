@@ -56,8 +56,7 @@ impl Door for Programs {
     }
 
     fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error> {
-        let mut running =
-            Running::start(self.variant.restore, &["-w", "5", "--noflush", "--counters"])?;
+        let mut running = Running::start(self.variant.restore, &["-w", "5", "--noflush", "--counters"])?;
         let mut written = Ok(());
         if let Some(stdin) = running.child.stdin.take() {
             let mut stdin = BufWriter::with_capacity(1 << 16, stdin);
@@ -125,8 +124,7 @@ impl Running {
 
     fn end(mut self) -> Result<(), Error> {
         drop(self.child.stdin.take());
-        let status =
-            self.child.wait().map_err(|source| Error::Run { program: self.program, source })?;
+        let status = self.child.wait().map_err(|source| Error::Run { program: self.program, source })?;
         let stderr = self.stderr.join().unwrap_or_default();
         if status.success() { Ok(()) } else { Err(failure(self.program, status, &stderr)) }
     }

@@ -76,9 +76,9 @@ fn has_hint(flavour: Flavour) -> bool {
 }
 
 fn is_hint(saved: &str) -> bool {
-    saved.lines().any(|line| {
-        line.starts_with(":KUBE-IPTABLES-HINT ") || line.starts_with(":KUBE-KUBELET-CANARY ")
-    })
+    saved
+        .lines()
+        .any(|line| line.starts_with(":KUBE-IPTABLES-HINT ") || line.starts_with(":KUBE-KUBELET-CANARY "))
 }
 
 /// The programs of one family and flavour.
@@ -114,9 +114,7 @@ impl Variant {
             (Family::V6, Flavour::Legacy) => {
                 ("ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore")
             }
-            (Family::V6, Flavour::Nft) => {
-                ("ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore")
-            }
+            (Family::V6, Flavour::Nft) => ("ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore"),
         };
         Variant { flavour, iptables, save, restore }
     }
@@ -131,8 +129,7 @@ impl Variant {
 
     /// `iptables v1.8.9 (nf_tables)`. Releases before 1.8 are legacy and name no flavour.
     fn describe(&self) -> Option<String> {
-        let program =
-            IPTables { cmd: self.iptables, has_check: true, has_wait: false, is_numeric: false };
+        let program = IPTables { cmd: self.iptables, has_check: true, has_wait: false, is_numeric: false };
         let output = program.execute("filter", "--version").ok()?;
         String::from_utf8(output.stdout).ok()
     }

@@ -67,13 +67,13 @@ impl StampReader {
 
     pub(super) fn read(&self) -> Result<Stamp, Error> {
         match self.flavour {
-            Flavour::Legacy => self.layouts().map(Stamp::Legacy).map_err(|source| Error::Stamp {
-                what: "IPT_SO_GET_INFO",
-                source,
-            }),
-            Flavour::Nft => generation()
-                .map(Stamp::Nft)
-                .map_err(|source| Error::Stamp { what: "NFT_MSG_GETGEN", source }),
+            Flavour::Legacy => self
+                .layouts()
+                .map(Stamp::Legacy)
+                .map_err(|source| Error::Stamp { what: "IPT_SO_GET_INFO", source }),
+            Flavour::Nft => {
+                generation().map(Stamp::Nft).map_err(|source| Error::Stamp { what: "NFT_MSG_GETGEN", source })
+            }
         }
     }
 
@@ -180,7 +180,8 @@ mod tests {
     fn the_generation_is_read_from_the_answer() {
         // `strace -e trace=recvmsg -xx nft list ruleset`, length 0x2c: NFTA_GEN_ID, PROC_PID and PROC_NAME.
         let mut answer = vec![0x2c, 0, 0, 0, 15, 10, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 7];
-        answer.extend([8, 0, 1, 0, 0, 0, 0, 7, 8, 0, 2, 0, 0, 0, 0x30, 0x39, 8, 0, 3, 0, b'n', b'f', b't', 0]);
+        answer
+            .extend([8, 0, 1, 0, 0, 0, 0, 7, 8, 0, 2, 0, 0, 0, 0x30, 0x39, 8, 0, 3, 0, b'n', b'f', b't', 0]);
         assert_eq!(parse_generation(&answer).unwrap(), 7);
     }
 

@@ -246,7 +246,7 @@ fn without_detection_nothing_is_off_cluster_and_no_pod_is_short_circuited() {
 
 #[test]
 fn networks_of_the_other_family_detect_nothing() {
-    let other = NodePolicy { local_traffic: LocalTraffic::Sources(networks(&["fd00:244::/48"])), ..node() };
+    let other = NodePolicy { local_traffic: LocalTraffic::Sources(networks(&["fd00:244::/32"])), ..node() };
     check(other, web(), &[(CLIENT, VIP, BOTH)]);
 }
 

@@ -179,9 +179,12 @@ fn postrouting(style: &Style, table: &ServiceTable) -> Vec<String> {
 
 /// What was forwarded has another destination by now; what is left for a guarded frontend is to be refused.
 fn filter(style: &Style, table: &ServiceTable) -> Vec<String> {
-    let guards = enter(Tree::Guard, style, table)
-        .into_iter()
-        .chain(enter_node_ports(Tree::NodePortGuard, BaseChain::NodePortFilter, style, table));
+    let guards = enter(Tree::Guard, style, table).into_iter().chain(enter_node_ports(
+        Tree::NodePortGuard,
+        BaseChain::NodePortFilter,
+        style,
+        table,
+    ));
     let mut rules: Vec<_> = guards.collect();
     if !rules.is_empty() {
         rules.insert(0, "-m conntrack --ctstate DNAT -j RETURN".to_owned());
@@ -245,9 +248,7 @@ fn forward(style: &Style) -> Vec<String> {
     }
     rules.push(format!("-m mark --mark {0:#x}/{0:#x} -j ACCEPT", style.mark));
     // Only flows of Services, in case the node's policy is to forward nothing: the rest is its owner's business.
-    rules.push(
-        "-m conntrack --ctstate DNAT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
-    );
+    rules.push("-m conntrack --ctstate DNAT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned());
     rules
 }
 

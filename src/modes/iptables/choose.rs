@@ -85,7 +85,13 @@ pub fn choices(port: &ServicePort, policy: TrafficPolicy) -> Vec<Choice> {
 }
 
 /// The first chain does both steps; groups below it have one chain for each.
-fn push(choices: &mut Vec<Choice>, port: &ServicePort, policy: TrafficPolicy, group: Group, members: Members) {
+fn push(
+    choices: &mut Vec<Choice>,
+    port: &ServicePort,
+    policy: TrafficPolicy,
+    group: Group,
+    members: Members,
+) {
     if port.affinity.is_some() && group != Group::ALL {
         choices.push(Choice { policy, step: Step::Recall, group, members: members.clone() });
     }
@@ -150,7 +156,13 @@ impl Choice {
     }
 
     /// `--update` makes the timeout count from the client's last new connection.
-    fn recall(&self, port: &ServicePort, affinity: Affinity, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
+    fn recall(
+        &self,
+        port: &ServicePort,
+        affinity: Affinity,
+        style: &Style,
+        out: &mut Rules<'_>,
+    ) -> fmt::Result {
         for (group, _) in self.groups() {
             out.rule(format_args!("-j {}", self.chain(port, Step::Recall, *group, style)))?;
         }
@@ -193,7 +205,14 @@ impl Choice {
     }
 
     /// `recent --set` comes after the chance: matches are evaluated in their order, and only the chosen one may remember.
-    fn rule(&self, port: &ServicePort, endpoint: &Endpoint, chance: &Chance, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
+    fn rule(
+        &self,
+        port: &ServicePort,
+        endpoint: &Endpoint,
+        chance: &Chance,
+        style: &Style,
+        out: &mut Rules<'_>,
+    ) -> fmt::Result {
         let protocol = port.name.protocol.lowercase();
         match port.affinity {
             None => out.rule(format_args!("-p {protocol} {chance}{}", Dnat(endpoint))),
@@ -227,7 +246,11 @@ enum Chance {
     /// In units of 2^-31, as `xt_statistic` has it.
     Random(u32),
     Nth(u32),
-    Cluster { total: usize, mask: u32, seed: u32 },
+    Cluster {
+        total: usize,
+        mask: u32,
+        seed: u32,
+    },
 }
 
 impl fmt::Display for Chance {

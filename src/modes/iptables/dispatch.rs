@@ -26,14 +26,8 @@ pub enum Tree {
 }
 
 impl Tree {
-    pub const ALL: [Tree; 6] = [
-        Tree::ClusterIp,
-        Tree::External,
-        Tree::NodePort,
-        Tree::Guard,
-        Tree::NodePortGuard,
-        Tree::Hairpin,
-    ];
+    pub const ALL: [Tree; 6] =
+        [Tree::ClusterIp, Tree::External, Tree::NodePort, Tree::Guard, Tree::NodePortGuard, Tree::Hairpin];
 
     pub fn table(self) -> Table {
         match self {
@@ -200,8 +194,7 @@ impl Prefix {
 
     /// `None` where every port is below.
     pub fn ports(&self, family: Family) -> Option<(u16, u16)> {
-        (self.depth > address_nibbles(family) + 1)
-            .then(|| (self.first.port(), self.last(family).port()))
+        (self.depth > address_nibbles(family) + 1).then(|| (self.first.port(), self.last(family).port()))
     }
 
     fn child(&self, nibble: u8, family: Family) -> Prefix {
@@ -333,10 +326,9 @@ impl<'a> Keys<'a> {
         };
         let bound = |path: Path| (role, path.frontend(family, self.tree));
         let keys = self.table.roles().range(bound(first)..=bound(last));
-        Box::new(keys.map(|((_, key), port)| Key {
-            path: Path::of_frontend(key),
-            port: Some(Arc::clone(port)),
-        }))
+        Box::new(
+            keys.map(|((_, key), port)| Key { path: Path::of_frontend(key), port: Some(Arc::clone(port)) }),
+        )
     }
 }
 

@@ -177,8 +177,7 @@ mod tests {
     #[test]
     fn a_group_has_the_longest_name_there_is() {
         let group = Group::ALL.child(1).child(2).child(10).child(15);
-        let key =
-            ChainKey::Port(PortId([255; 10]), Part::Choose(TrafficPolicy::Cluster, Step::Pick, group));
+        let key = ChainKey::Port(PortId([255; 10]), Part::Choose(TrafficPolicy::Cluster, Step::Pick, group));
         assert_eq!(key.name(Family::V4).as_str(), "FERRO-C12af-7777777777777777");
         assert_eq!(key.name(Family::V4).as_str().len(), 28);
     }

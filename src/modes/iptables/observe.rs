@@ -64,9 +64,8 @@ impl Observed {
     pub fn others(&self, table: Table, wanted: &[ChainName]) -> Vec<String> {
         let Some(observed) = self.tables.get(&table) else { return Vec::new() };
         let wanted: HashSet<&str> = wanted.iter().map(ChainName::as_str).collect();
-        let removable = |name: &&str| {
-            name.starts_with(OURS) && !wanted.contains(name) && !observed.held.contains(*name)
-        };
+        let removable =
+            |name: &&str| name.starts_with(OURS) && !wanted.contains(name) && !observed.held.contains(*name);
         let mut others: Vec<_> =
             observed.chains.keys().map(|name| &**name).filter(removable).map(str::to_owned).collect();
         others.sort_unstable();
@@ -136,8 +135,11 @@ mod tests {
             format!("{chain} {}", jump.unwrap().rule)
         };
         let services = jump("PREROUTING", "SERVICES");
-        let lines =
-            [&format!("-A {services}"), &format!("-A {services}"), &format!("-A {}", jump("OUTPUT", "SERVICES"))];
+        let lines = [
+            &format!("-A {services}"),
+            &format!("-A {services}"),
+            &format!("-A {}", jump("OUTPUT", "SERVICES")),
+        ];
         let repaired = nat(&lines.map(String::as_str)).repair(Table::Nat);
         assert_eq!(
             repaired,

@@ -294,11 +294,7 @@ impl<'a> Planner<'a> {
         let family = self.style.family;
         self.scope == Scope::Everything
             || self.known.get(&ChainKey::Node(tree, *prefix), family).is_none()
-            || self
-                .touched
-                .range((tree, prefix.first())..=(tree, prefix.last(family)))
-                .next()
-                .is_some()
+            || self.touched.range((tree, prefix.first())..=(tree, prefix.last(family))).next().is_some()
     }
 
     /// Nodes that the tree does not have any more stood above a changed key, or below what is a leaf now.
@@ -318,8 +314,7 @@ impl<'a> Planner<'a> {
             let range = ChainKey::Node(tree, leaf)..=ChainKey::Node(tree, leaf.last_below(family));
             chains.range(range).map(|(key, _)| *key)
         });
-        let gone: BTreeSet<_> =
-            above.chain(below).filter(|key| !self.visited.contains_key(key)).collect();
+        let gone: BTreeSet<_> = above.chain(below).filter(|key| !self.visited.contains_key(key)).collect();
         self.gone.extend(gone);
     }
 
@@ -372,7 +367,9 @@ fn tree_keys(port: Option<&Arc<ServicePort>>) -> BTreeSet<(Tree, Path, Target)> 
     let Some(port) = port else { return BTreeSet::new() };
     let of_frontend = |frontend| {
         let path = Path::of_frontend(&port.key(frontend));
-        Role::of(port, frontend).map(Tree::from).map(move |tree| (tree, path, Target::of(tree, port, frontend)))
+        Role::of(port, frontend)
+            .map(Tree::from)
+            .map(move |tree| (tree, path, Target::of(tree, port, frontend)))
     };
     port.frontends.iter().flat_map(of_frontend).collect()
 }

@@ -11,8 +11,7 @@ use super::choose::{self, Choice, Group, Step};
 use super::dispatch::{Key, Node, Path, Prefix, Slot, Tree};
 use super::names::{ChainKey, Part, PortId};
 use crate::model::{
-    Family, Frontend, LocalTraffic, Role, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
-    Verdict,
+    Family, Frontend, LocalTraffic, Role, ServicePort, ServicePortName, ServiceTable, TrafficPolicy, Verdict,
 };
 
 /// What the operator chose, and what the iptables at hand can do.
@@ -26,11 +25,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            masquerade_bit: 14,
-            ports: MasqueradePorts::FullyRandom,
-            invalid: InvalidPackets::Drop,
-        }
+        Settings { masquerade_bit: 14, ports: MasqueradePorts::FullyRandom, invalid: InvalidPackets::Drop }
     }
 }
 
@@ -178,9 +173,7 @@ impl Content {
     pub fn render(&self, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
         match self {
             Content::Base(rules) => rules.iter().try_for_each(|rule| out.rule(format_args!("{rule}"))),
-            Content::Node(node) => {
-                node.slots.iter().try_for_each(|slot| render_slot(node, slot, style, out))
-            }
+            Content::Node(node) => node.slots.iter().try_for_each(|slot| render_slot(node, slot, style, out)),
             Content::External(port) => render_external(port, style, out),
             Content::Firewall(port) => render_firewall(port, style, out),
             Content::Choice(port, choice) => choice.render(port, style, out),
@@ -195,9 +188,7 @@ impl Content {
                 Slot::One(key) => key.port.as_deref().map(|port| &port.name),
                 Slot::Many(_) => None,
             },
-            Content::External(port) | Content::Firewall(port) | Content::Choice(port, _) => {
-                Some(&port.name)
-            }
+            Content::External(port) | Content::Firewall(port) | Content::Choice(port, _) => Some(&port.name),
         }
     }
 }
@@ -314,9 +305,8 @@ fn render_firewall(port: &ServicePort, style: &Style, out: &mut Rules<'_>) -> fm
 /// The chains of a ServicePort.
 pub fn port_chains(port: &Arc<ServicePort>) -> Vec<(Part, Content)> {
     let mut chains = Vec::new();
-    let forwards = |role| {
-        port.frontends.iter().any(|frontend| Role::of(port, frontend).any(|found| found == role))
-    };
+    let forwards =
+        |role| port.frontends.iter().any(|frontend| Role::of(port, frontend).any(|found| found == role));
     if forwards(Role::External) || forwards(Role::NodePort) {
         chains.push((Part::External, Content::External(Arc::clone(port))));
         if port.frontends.iter().any(|frontend| port.admits(frontend).is_some()) {
@@ -328,9 +318,7 @@ pub fn port_chains(port: &Arc<ServicePort>) -> Vec<(Part, Content)> {
     for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
         let choices = choose::choices(port, policy);
         chains.extend(
-            choices
-                .into_iter()
-                .map(|choice| (choice.part(), Content::Choice(Arc::clone(port), choice))),
+            choices.into_iter().map(|choice| (choice.part(), Content::Choice(Arc::clone(port), choice))),
         );
     }
     chains

@@ -17,7 +17,7 @@ const SCHEDULERS: &[crate::model::Scheduler] =
     &[crate::model::Scheduler::Random, crate::model::Scheduler::RoundRobin];
 
 fn settings() -> Settings {
-    let cluster: Vec<IpNet> = ["10.244.0.0/16", "fd00:244::/48"].map(|text| text.parse().unwrap()).into();
+    let cluster: Vec<IpNet> = ["10.244.0.0/16", "fd00:244::/32"].map(|text| text.parse().unwrap()).into();
     Settings {
         allowed_external_ips: ["203.0.113.0/24", "2001:db8::/32"].map(|text| text.parse().unwrap()).into(),
         detect_local: DetectLocal::ClusterCidr(cluster),

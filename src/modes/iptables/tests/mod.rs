@@ -10,9 +10,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::kernel::iptables::fake::Fake;
-use crate::model::{
-    Endpoint, Family, Frontend, Locality, Protocol, ServicePort, TrafficPolicy, Verdict,
-};
+use crate::model::{Endpoint, Family, Frontend, Locality, Protocol, ServicePort, TrafficPolicy, Verdict};
 
 fn name(service: &str) -> ServicePortName {
     let (namespace, service) = service.split_once('/').unwrap_or(("ns", service));

@@ -5,8 +5,7 @@ use crate::kernel::iptables::Table;
 
 fn settled() -> (Iptables<Fake>, ServiceTable) {
     let services = ["a", "b"].into_iter().zip(1..);
-    let mut table =
-        table_of(Family::V4, services.map(|(name, index)| service(name, &[cluster_ip(index)])));
+    let mut table = table_of(Family::V4, services.map(|(name, index)| service(name, &[cluster_ip(index)])));
     let mut mode = mode(Family::V4);
     mode.observe().unwrap();
     sync(&mut mode, &mut table);

@@ -174,6 +174,23 @@ mod without_hints {
     }
 }
 
+#[test]
+fn policies_without_a_local_endpoint_are_counted_where_somebody_can_notice() {
+    let counted = |service, endpoints| {
+        let bench = Bench::new([service, slice("shop/web-1", "web", endpoints).into()]);
+        bench.tables[0].without_local_endpoints()
+    };
+    let remote = || vec![elsewhere(R1)];
+    assert_eq!(counted(both_local().into(), remote()), (1, 1));
+    assert_eq!(counted(internal_local().into(), remote()), (1, 0));
+    assert_eq!(counted(external_local().into(), remote()), (0, 1));
+    assert_eq!(counted(both_local().into(), vec![here(L1)]), (0, 0));
+    assert_eq!(counted(both_local().into(), vec![]), (0, 0));
+    let mut bench = Bench::new([both_local().into(), slice("shop/web-1", "web", remote()).into()]);
+    bench.handle([applied(slice("shop/web-1", "web", vec![here(L1)]))]);
+    assert_eq!(bench.tables[0].without_local_endpoints(), (0, 0));
+}
+
 mod terminating {
     use super::*;
 

@@ -171,6 +171,9 @@ impl Cluster {
 struct End {
     ports: Vec<ServicePort>,
     frontends: Vec<(String, String)>,
+    roles: Vec<(String, String)>,
+    hairpin: Vec<(std::net::IpAddr, u32)>,
+    without_local_endpoints: Vec<(usize, usize)>,
     health_checks: Vec<(ServiceName, HealthCheck)>,
     problems: Vec<String>,
 }
@@ -183,6 +186,12 @@ fn end(bench: &Bench) -> End {
             .flat_map(|table| table.frontends())
             .map(|(key, port)| (key.to_string(), port.name.to_string()))
             .collect(),
+        roles: tables()
+            .flat_map(|table| table.roles())
+            .map(|((role, key), port)| (format!("{role:?} {key}"), port.name.to_string()))
+            .collect(),
+        hairpin: tables().flat_map(|table| table.hairpin()).map(|(address, count)| (*address, *count)).collect(),
+        without_local_endpoints: tables().map(ServiceTable::without_local_endpoints).collect(),
         health_checks: tables()
             .flat_map(|table| table.health_checks())
             .map(|(name, check)| (name.clone(), *check))
@@ -242,7 +251,7 @@ fn run(steps: Vec<Step>) -> (Bench, Cluster) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn any_way_to_the_same_objects_ends_in_the_same_tables(steps in proptest::collection::vec(any_step(), 0..40)) {
