@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{HERE, Lab, LabError};
+use crate::model::Family;
 
 /// Every pod of the lab, in both families.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:244::/32";
@@ -53,7 +54,8 @@ impl Proxy {
         Ok(Proxy { child, log })
     }
 
-    /// Waits until it says that it is healthy: its first rules are in the kernel.
+    /// Waits until its first rules are in the kernel. `/healthz` says 200 before that, as kube-proxy's does while nothing
+    /// is late, but it lists a family only after that family's first sync.
     pub fn wait_until_healthy(&mut self, lab: &Lab, patience: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -61,7 +63,7 @@ impl Proxy {
                 return Err(LabError::ProxyEnded { log: self.log() });
             }
             let answer = get(lab, HEALTH, "/healthz");
-            if matches!(&answer, Ok((200, _))) {
+            if matches!(&answer, Ok((200, body)) if Family::ALL.iter().all(|family| body.contains(&family.to_string()))) {
                 return Ok(());
             }
             if Instant::now() >= deadline {

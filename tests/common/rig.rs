@@ -29,7 +29,9 @@ impl Rig {
         let lab = Lab::new().unwrap_or_else(|error| panic!("this test needs root: {}", chain(error)));
         let own = ["--proxy-mode", "iptables", "--iptables-flavour", flavour, "-v", "4"].map(str::to_owned);
         let rig = Rig { lab, proxy: None, flags: own.into_iter().chain(flags.iter().cloned()).collect() };
-        rig.write("node.yaml", NODES);
+        if !manifests.iter().any(|(_, text)| text.contains("kind: Node\n")) {
+            rig.write("node.yaml", NODES);
+        }
         manifests.iter().for_each(|(file, text)| rig.write(file, text));
         rig
     }
