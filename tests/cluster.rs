@@ -464,6 +464,16 @@ fn a_watch_cut_in_the_middle_of_an_event_goes_on_from_the_last_whole_one() {
 }
 
 #[test]
+fn a_line_that_the_server_did_not_finish_is_no_line() {
+    let (server, mut listener) = followed();
+    server.signal(Signal::Partial("{\"type\":\"MODIF".to_owned()));
+    server.until("the next watch", |server| server.count(Verb::Watch, "services") == 1);
+    server.apply(service("web", 88));
+    listener.until("the change", |l| port(l, "shop/web") == Some(88));
+    assert_eq!((listener.stats.undecodable(Kind::Service), listener.stats.errors()), (0, 0));
+}
+
+#[test]
 fn bookmarks_move_the_place_to_go_on_from() {
     let (server, mut listener) = followed();
     for i in 0..5 {

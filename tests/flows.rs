@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -38,10 +39,19 @@ fn golden_cases() -> Vec<PathBuf> {
     cases
 }
 
-/// Runs one case and returns what went otherwise.
+/// Runs one case and returns what went otherwise. That a case cannot be run at all is no reason not to run the others.
 fn run_golden(case: &Path, flavour: &str) -> Vec<String> {
+    let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let problems = panic::catch_unwind(|| play_golden(case, flavour)).unwrap_or_else(|cause| {
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        vec![text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()]
+    });
+    problems.into_iter().map(|problem| format!("{name}: {problem}")).collect()
+}
+
+fn play_golden(case: &Path, flavour: &str) -> Vec<String> {
     let read = |file: &str| fs::read_to_string(case.join(file)).unwrap();
-    let table = flows::parse(&read("flows.txt")).unwrap_or_else(|error| panic!("{}: {error}", case.display()));
+    let table = flows::parse(&read("flows.txt")).unwrap_or_else(|error| panic!("{error}"));
     let flags: Vec<_> = table.settings.iter().map(|(flag, value)| format!("--{flag}={value}")).collect();
     let cluster = read("cluster.yaml");
     let spread = if cluster.contains("sessionAffinity: ClientIP") { Spread::AllOrOne } else { Spread::All };
@@ -51,8 +61,7 @@ fn run_golden(case: &Path, flavour: &str) -> Vec<String> {
     if !problems.is_empty() {
         problems.push(rig.log());
     }
-    let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    problems.into_iter().map(|problem| format!("{name}: {problem}")).collect()
+    problems
 }
 
 /// A port of 10.96.0.10 over TCP, in front of port 8080 of some pods.
@@ -145,7 +154,8 @@ in_both_flavours! {
                 scope.spawn(|| {
                     loop {
                         let Some(case) = cases.lock().unwrap().pop() else { return };
-                        problems.lock().unwrap().extend(run_golden(&case, flavour));
+                        let found = run_golden(&case, flavour);
+                        problems.lock().unwrap().extend(found);
                     }
                 });
             }

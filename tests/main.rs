@@ -5,4 +5,5 @@ mod common;
 mod cluster;
 mod flows;
 mod golden;
+mod iptables;
 mod manifests;

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::sctp;
 use crate::model::Protocol;
 
 /// What a client saw become of its request.
@@ -39,6 +40,7 @@ impl fmt::Display for Observed {
 pub enum Socket {
     Tcp(OwnedFd),
     Udp(UdpSocket),
+    Sctp(sctp::Client),
 }
 
 impl Socket {
@@ -47,7 +49,7 @@ impl Socket {
         match protocol {
             Protocol::Tcp => open_tcp(from).map(Socket::Tcp),
             Protocol::Udp => open_udp(from).map(Socket::Udp),
-            Protocol::Sctp => Err(io::Error::new(ErrorKind::Unsupported, "the lab has no SCTP")),
+            Protocol::Sctp => sctp::Client::open(from).map(Socket::Sctp),
         }
     }
 
@@ -55,6 +57,7 @@ impl Socket {
         let asked = match self {
             Socket::Tcp(socket) => ask_tcp(socket, to, patience),
             Socket::Udp(socket) => ask_udp(&socket, to, patience),
+            Socket::Sctp(socket) => socket.ask(to, patience).and_then(|answer| parse_introduction(&answer)),
         };
         asked.or_else(|error| classify(&error).ok_or(error))
     }
@@ -62,13 +65,17 @@ impl Socket {
     pub fn connect(self, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
         match self {
             Socket::Tcp(socket) => connect(socket, to, patience),
-            Socket::Udp(_) => Err(ErrorKind::Unsupported.into()),
+            Socket::Udp(_) | Socket::Sctp(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 }
 
 /// What an error of a socket says about the network; `None` where it says something about the lab.
 fn classify(error: &io::Error) -> Option<Observed> {
+    // "Protocol unreachable", of IPv4 and of IPv6: nobody serves SCTP there.
+    if [Some(libc::ENOPROTOOPT), Some(libc::EPROTO)].contains(&error.raw_os_error()) {
+        return Some(Observed::Refused);
+    }
     match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Some(Observed::Refused),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some(Observed::Unroutable),
@@ -91,9 +98,8 @@ pub fn open_udp(from: IpAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Without `IP_RECVERR` a UDP socket hears of "port unreachable" only, not of "network unreachable".
-fn report_icmp(socket: &UdpSocket, from: IpAddr) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
+/// Without `IP_RECVERR` a socket without connections hears of "port unreachable" only, not of "network unreachable".
+pub fn report_icmp(socket: &impl AsRawFd, from: IpAddr) -> io::Result<()> {
     let (level, option) = match from {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
@@ -151,6 +157,11 @@ fn parse_introduction(line: &str) -> io::Result<Observed> {
         Some(Observed::Answered { server: server.parse().ok()?, client: client.parse().ok()? })
     });
     parsed.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("not the lab's server: {line:?}")))
+}
+
+/// Also when there is an error to be read.
+pub fn wait_readable(socket: impl AsFd, patience: Duration) -> io::Result<()> {
+    wait(socket, PollFlags::IN, patience)
 }
 
 fn wait(socket: impl AsFd, flags: PollFlags, patience: Duration) -> io::Result<()> {

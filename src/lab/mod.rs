@@ -19,6 +19,7 @@ pub mod flows;
 pub mod proxy;
 mod responder;
 pub mod runner;
+mod sctp;
 mod topology;
 
 use std::io;

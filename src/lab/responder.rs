@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::sctp;
 use crate::model::Protocol;
 
 const STOP: u64 = 0;
@@ -37,6 +38,7 @@ enum Served {
     Listener(SocketAddr, TcpListener),
     Connection(SocketAddr, TcpStream),
     Datagrams(SocketAddr, UdpSocket),
+    Associations(sctp::Server),
 }
 
 impl Served {
@@ -45,6 +47,7 @@ impl Served {
             Served::Listener(at, _) => *at == address && protocol == Protocol::Tcp,
             Served::Connection(..) => false,
             Served::Datagrams(at, _) => *at == address && protocol == Protocol::Udp,
+            Served::Associations(server) => server.address() == address && protocol == Protocol::Sctp,
         }
     }
 
@@ -60,6 +63,7 @@ impl AsFd for Served {
             Served::Listener(_, socket) => socket.as_fd(),
             Served::Connection(_, socket) => socket.as_fd(),
             Served::Datagrams(_, socket) => socket.as_fd(),
+            Served::Associations(server) => server.as_fd(),
         }
     }
 }
@@ -88,7 +92,7 @@ impl Responder {
                 socket.set_nonblocking(true)?;
                 Served::Datagrams(address, socket)
             }
-            Protocol::Sctp => return Err(ErrorKind::Unsupported.into()),
+            Protocol::Sctp => Served::Associations(sctp::Server::bind(address)?),
         };
         self.shared.add(&mut self.shared.lock(), served)
     }
@@ -152,6 +156,9 @@ impl Shared {
             }
             Some(Served::Connection(_, connection)) => repeat(connection),
             Some(Served::Datagrams(address, socket)) => answer(*address, socket),
+            Some(Served::Associations(server)) => {
+                server.answer(|client| introduction(server.address(), client))
+            }
         };
         match outcome {
             Ok(()) => {}

@@ -109,8 +109,7 @@ fn check(lab: &Lab, flow: &Flow, spread: Spread) -> Result<Option<Problem>, LabE
             None => return Ok(Some(Problem::Observed(observed))),
             Some(target) => seen.extend(target),
         }
-        let is_settled = seen.len() == wanted.targets.len()
-            || spread == Spread::AllOrOne && seen.len() == 1 && request >= wanted.requests_to_believe;
+        let is_settled = seen.len() == wanted.targets.len() || spread == Spread::AllOrOne && seen.len() == 1;
         if request >= wanted.fewest_requests && is_settled {
             return Ok(None);
         }
@@ -119,29 +118,23 @@ fn check(lab: &Lab, flow: &Flow, spread: Spread) -> Result<Option<Problem>, LabE
     Ok(Some(Problem::NeverSeen { targets, requests: wanted.most_requests }))
 }
 
-/// How often to ask.
+/// How often to ask. That a fair choice leaves out a given one of `n` endpoints in `c n` requests has the probability
+/// `1 / e^c`.
 struct Wanted<'a> {
     targets: &'a [Target],
-    /// Enough to see somebody who should not answer.
+    /// Enough to see one more endpoint that should not answer, or to believe that it is always the same one that does.
     fewest_requests: usize,
-    /// Enough to believe that one endpoint is always the same.
-    requests_to_believe: usize,
-    /// That a fair choice leaves out one of `n` endpoints `30 n` times has the probability `n / e^30`.
+    /// Enough to see each.
     most_requests: usize,
 }
 
 impl<'a> Wanted<'a> {
     fn of(flow: &'a Flow) -> Self {
         let Outcome::Forward(targets) = &flow.outcome else {
-            return Wanted { targets: &[], fewest_requests: 1, requests_to_believe: 1, most_requests: 1 };
+            return Wanted { targets: &[], fewest_requests: 1, most_requests: 1 };
         };
-        let count = targets.len();
-        Wanted {
-            targets,
-            fewest_requests: 2 * count,
-            requests_to_believe: 10 * count,
-            most_requests: 30 * count + 30,
-        }
+        let one_more = targets.len() + 1;
+        Wanted { targets, fewest_requests: 12 * one_more, most_requests: 30 * one_more }
     }
 }
 

@@ -122,6 +122,46 @@ fn masquerading_gives_the_address_of_the_node() {
     }
 }
 
+/// Without SCTP in the kernel.
+#[test]
+fn sctp_is_asked_and_translated() {
+    let lab = Lab::new().unwrap();
+    let ask = |from, to| match lab.probe(ip(from), Protocol::Sctp, address(to), PATIENCE).unwrap() {
+        Observed::Answered { server, client } => answered(&server.to_string(), &client.ip().to_string()),
+        other => other,
+    };
+    for server in ["10.244.2.6:8080", "[fd00:244:2::6]:8080"] {
+        lab.listen(address(server), Protocol::Sctp).unwrap();
+    }
+    assert_eq!(ask("10.244.1.5", "10.244.2.6:8080"), answered("10.244.2.6:8080", "10.244.1.5"));
+    assert_eq!(
+        ask("fd00:244:1::5", "[fd00:244:2::6]:8080"),
+        answered("[fd00:244:2::6]:8080", "fd00:244:1::5")
+    );
+    assert_eq!(ask("10.244.1.5", "10.244.2.7:8080"), Observed::Refused);
+    assert_eq!(ask("fd00:244:1::5", "[fd00:244:2::7]:8080"), Observed::Refused);
+    assert_eq!(ask("10.244.1.5", "10.96.0.10:80"), Observed::Unroutable);
+    for chain in ["PREROUTING", "OUTPUT"] {
+        run(
+            &lab,
+            &format!(
+                "iptables -t nat -A {chain} -p sctp -d 10.96.0.10 --dport 80 -j DNAT --to 10.244.2.6:8080"
+            ),
+        );
+    }
+    run(&lab, "iptables -t nat -A POSTROUTING -p sctp -s 172.18.0.100 -j MASQUERADE");
+    run(&lab, "iptables -A FORWARD -p sctp -d 10.96.0.11 -j REJECT");
+    run(&lab, "iptables -A OUTPUT -p sctp -d 10.96.0.11 -j REJECT");
+    run(&lab, "iptables -A FORWARD -p sctp -d 10.96.0.12 -j DROP");
+    for (source, seen) in
+        [("10.244.1.5", "10.244.1.5"), ("172.18.0.2", "172.18.0.2"), ("172.18.0.100", "172.18.0.2")]
+    {
+        assert_eq!(ask(source, "10.96.0.10:80"), answered("10.244.2.6:8080", seen));
+        assert_eq!(ask(source, "10.96.0.11:80"), Observed::Refused);
+    }
+    assert_eq!(ask("10.244.1.5", "10.96.0.12:80"), Observed::Silence);
+}
+
 #[test]
 fn servers_come_and_go() {
     let lab = Lab::new().unwrap();

@@ -88,7 +88,8 @@ impl Rig {
 
     /// Every line that does not hold, with what was seen instead.
     pub fn mismatches(&self, table: &flows::FlowTable, spread: Spread) -> Vec<String> {
-        let mismatches = runner::run(&self.lab, table, spread).unwrap_or_else(|error| panic!("{}", chain(error)));
+        let mismatches =
+            runner::run(&self.lab, table, spread).unwrap_or_else(|error| panic!("{}", chain(error)));
         mismatches.iter().map(ToString::to_string).collect()
     }
 
@@ -145,7 +146,9 @@ const NODES: &str = include_str!("../../manifests/examples/node.yaml");
 
 /// A Service `default/NAME`; `spec` is the inside of a flow mapping.
 pub fn service(name: &str, spec: &str) -> String {
-    format!("---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: {name}}}\nspec: {{{spec}}}\n")
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: {name}}}\nspec: {{{spec}}}\n"
+    )
 }
 
 /// An EndpointSlice of one unnamed port. An endpoint is an address, or an address and conditions: `10.244.1.5

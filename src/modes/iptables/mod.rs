@@ -1,12 +1,15 @@
 //! The iptables mode: Services as a tree of iptables chains, legacy or nft. `README.md` shows the packet's way.
 
-pub mod base;
+mod base;
+mod chance;
 mod choose;
 mod cleanup;
 mod dispatch;
 mod names;
 mod observe;
+mod path;
 mod plan;
+mod planner;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -59,7 +62,7 @@ impl<D: Door> Iptables<D> {
 
 /// The whole of what a kernel without rules needs for a table: what goldens hold and `ferrovia plan` prints.
 pub fn render(settings: &Settings, table: &ServiceTable) -> String {
-    plan::plan(settings, &Known::default(), table).to_string()
+    planner::plan(settings, &Known::default(), table).to_string()
 }
 
 /// Why the iptables mode could not do its work.
@@ -102,7 +105,7 @@ impl<D: Door> Mode for Iptables<D> {
     }
 
     fn plan(&self, want: &ServiceTable, _now: Instant) -> Plan {
-        plan::plan(&self.settings, &self.known, want)
+        planner::plan(&self.settings, &self.known, want)
     }
 
     fn apply(&mut self, plan: Plan) -> Result<(), Error> {

@@ -55,6 +55,8 @@ pub enum Signal {
     Break,
     /// Send this line.
     Line(String),
+    /// Send this without the end of the line, then end.
+    Partial(String),
 }
 
 impl Shared {

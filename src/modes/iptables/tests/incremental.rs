@@ -22,7 +22,7 @@ struct Draw {
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
-    let size = prop_oneof![4 => 0u32..4, 1 => 30u32..80, 1 => Just(600u32)];
+    let size = prop_oneof![30 => 0u32..4, 6 => 30u32..80, 1 => Just(600u32)];
     let flags = (any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
     (0u16..120, 0u32..3, size, flags, 0u8..4, 0u8..3, 0usize..3).prop_map(
         |(name, block, cluster, (local, affinity, sources), external, verdict, scheduler)| Draw {
@@ -125,7 +125,7 @@ fn from_scratch(table: &ServiceTable) -> Iptables<Fake> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_ends_as_from_scratch(steps in vec(step(), 1..12)) {
