@@ -5,6 +5,7 @@ use ferrovia::sync::sources::cluster::{Address, Connection};
 use tempfile::TempDir;
 
 use super::*;
+use crate::common::apiserver::Authority;
 
 #[test]
 fn a_rotated_token_is_used_at_once() {
@@ -34,6 +35,21 @@ fn a_token_that_comes_late_is_waited_for() {
     server.set_token("second");
     server.apply(service("web", 81));
     listener.until("a change after the rotation", |l| port(l, "shop/web") == Some(81));
+}
+
+#[test]
+fn the_authority_of_the_kubeconfig_is_trusted_and_no_other() {
+    let (right, wrong) = (Authority::new(), Authority::new());
+    let server = ApiServer::start_with_tls(&right);
+    server.apply(service("web", 80));
+    server.trust(&wrong);
+    let mut listener = follow(&server, PATIENT);
+    listener.for_a_while();
+    assert!(listener.log.is_empty(), "{:?}", listener.log);
+    assert!(listener.stats.errors() > 3 && server.asked().is_empty());
+    server.trust(&right);
+    listener.until_listed();
+    assert_eq!(listener.names(Kind::Service), ["shop/web"]);
 }
 
 #[test]
