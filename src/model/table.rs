@@ -20,6 +20,8 @@ pub struct ServiceTable {
     frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
     index: Index,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
+    /// Modes let traffic to these ports in: other ports are news to them.
+    new_health_check_ports: bool,
     changes: Changes,
 }
 
@@ -68,6 +70,7 @@ impl ServiceTable {
             frontends: BTreeMap::new(),
             index: Index::default(),
             health_checks: BTreeMap::new(),
+            new_health_check_ports: false,
             changes: Changes::Everything,
         }
     }
@@ -158,14 +161,17 @@ impl ServiceTable {
     }
 
     pub fn set_health_check(&mut self, service: ServiceName, check: Option<HealthCheck>) {
-        match check {
+        let port = check.map(|check| check.node_port);
+        let before = match check {
             Some(check) => self.health_checks.insert(service, check),
             None => self.health_checks.remove(&service),
         };
+        self.new_health_check_ports |= before.map(|check| check.node_port) != port;
     }
 
     /// The changes so far are in the kernel.
     pub fn settle(&mut self) {
+        self.new_health_check_ports = false;
         self.changes = Changes::Some(BTreeMap::new());
     }
 
@@ -175,7 +181,7 @@ impl ServiceTable {
     }
 
     pub fn is_settled(&self) -> bool {
-        matches!(&self.changes, Changes::Some(changes) if changes.is_empty())
+        !self.new_health_check_ports && matches!(&self.changes, Changes::Some(changes) if changes.is_empty())
     }
 
     /// A frontend may have gone to another ServicePort already, which then keeps it.
