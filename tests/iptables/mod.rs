@@ -118,7 +118,8 @@ fn a_chain_that_others_lead_to_does_not_stop_the_rest() {
         node.table.remove(&name(1));
         node.table.set(node.service(2, 1));
         let plan = node.mode.plan(&node.table, Instant::now());
-        node.mode.apply(plan).unwrap_err();
+        let error = node.mode.apply(plan).unwrap_err();
+        assert!(error.to_string().contains(&format!("-X {chain}")), "{error}");
         node.mode.observe().unwrap();
         node.sync();
         assert!(node.save().iter().any(|line| line.contains(&node.at(Kind::Cluster, 2).to_string())));

@@ -1,7 +1,7 @@
 //! What to write so that the kernel holds what the table says, as data.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::names::ChainKey;
 use super::observe::Observed;
@@ -94,8 +94,17 @@ impl Plan {
         self.tables.iter().filter(|table| !table.is_empty()).count() as u32
     }
 
+    /// What a line of the text is, from 1.
+    pub fn refused(&self, line: usize) -> Option<Refused> {
+        let mut pick = PickLine { left: line.checked_sub(1)?, line: String::new() };
+        // It ends the writing with an error when it has the line.
+        let _ = write!(pick, "{self}");
+        let culprit = self.owner(line).cloned();
+        (!pick.line.is_empty()).then_some(Refused { line: pick.line, culprit })
+    }
+
     /// Whom a line of the text belongs to, from 1.
-    pub fn owner(&self, line: usize) -> Option<&ServicePortName> {
+    fn owner(&self, line: usize) -> Option<&ServicePortName> {
         let mut at = 1;
         for table in self.tables.iter().filter(|table| !table.is_empty()) {
             at += 1 + table.writes.len() + table.removals.len();
@@ -151,4 +160,42 @@ fn text_of(key: &ChainKey, content: &Content, style: &Style) -> String {
     // Writing to a String cannot fail.
     let _ = content.render(style, &mut Rules::new(&mut text, key.name(style.family).as_str()));
     text
+}
+
+/// The first line of a plan that was not accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub line: String,
+    /// Whose it is, where it is one ServicePort's.
+    pub culprit: Option<ServicePortName>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "; refused: {}", self.line)?;
+        match &self.culprit {
+            Some(name) => write!(f, " (for {name})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Keeps one line of what is written: the whole text may be large.
+struct PickLine {
+    left: usize,
+    line: String,
+}
+
+impl Write for PickLine {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive('\n') {
+            if self.left == 0 {
+                self.line.push_str(part.trim_end_matches('\n'));
+            }
+            if part.ends_with('\n') {
+                self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+            }
+        }
+        Ok(())
+    }
 }
