@@ -47,13 +47,16 @@ pub trait Door {
     fn save(&mut self, table: Table, line: &mut dyn FnMut(&str)) -> Result<(), Error>;
 
     /// `iptables-restore --noflush`. The input is formatted straight into the program's standard input.
-    fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error>;
+    fn restore(&mut self, input: &dyn Input) -> Result<(), Error>;
 
-    /// Something that differs after a change by whomever, read without reading rules.
+    /// Something that differs after somebody else's change, read without reading rules.
     fn stamp(&mut self) -> Result<Stamp, Error>;
+}
 
-    /// The stamp expected after one restore that committed `tables` tables, where that can be told.
-    fn stamp_after(&self, before: &Stamp, tables: u32) -> Option<Stamp>;
+/// Text for iptables-restore.
+pub trait Input: fmt::Display {
+    /// How many tables it commits.
+    fn commits(&self) -> u32;
 }
 
 /// Why iptables could not be read or written.

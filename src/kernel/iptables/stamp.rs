@@ -1,5 +1,6 @@
 //! Change stamps: what the kernel tells about its rules without handing them out.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::mem;
@@ -18,7 +19,7 @@ pub enum Stamp {
     /// Number of entries, their size and where the hooks enter them, for each table that exists. A change that keeps
     /// all of these is not seen.
     Legacy(Vec<(Table, Layout)>),
-    /// The generation of the whole ruleset of the network namespace: one more for each transaction by anybody.
+    /// The generation of the network namespace's ruleset, one more for each transaction, without those of this thread.
     Nft(u32),
     /// For doors that count their own changes.
     #[cfg(test)]
@@ -26,12 +27,20 @@ pub enum Stamp {
 }
 
 impl Stamp {
-    pub(super) fn after_commits(&self, tables: u32) -> Option<Stamp> {
-        match self {
-            Stamp::Nft(generation) => Some(Stamp::Nft(generation.wrapping_add(tables))),
-            _ => None,
-        }
+    /// Whether writing through a door leaves its stamps as they are, so that they tell of others' changes alone.
+    pub fn is_others_alone(&self) -> bool {
+        matches!(self, Stamp::Nft(_))
     }
+}
+
+thread_local! {
+    /// Transactions of this thread. Both families count in one generation, and a write of the one is no drift of the
+    /// other. Of the thread, as its network namespace is.
+    static OWN_COMMITS: Cell<u32> = const { Cell::new(0) };
+}
+
+pub(super) fn note_own_commits(commits: u32) {
+    OWN_COMMITS.set(OWN_COMMITS.get().wrapping_add(commits));
 }
 
 /// What `IPT_SO_GET_INFO` tells: `struct ipt_getinfo` without the name. `struct ip6t_getinfo` is the same.
@@ -71,9 +80,9 @@ impl StampReader {
                 .layouts()
                 .map(Stamp::Legacy)
                 .map_err(|source| Error::Stamp { what: "IPT_SO_GET_INFO", source }),
-            Flavour::Nft => {
-                generation().map(Stamp::Nft).map_err(|source| Error::Stamp { what: "NFT_MSG_GETGEN", source })
-            }
+            Flavour::Nft => generation()
+                .map(|generation| Stamp::Nft(generation.wrapping_sub(OWN_COMMITS.get())))
+                .map_err(|source| Error::Stamp { what: "NFT_MSG_GETGEN", source }),
         }
     }
 

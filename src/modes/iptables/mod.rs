@@ -53,8 +53,7 @@ impl<D: Door> Iptables<D> {
             Error::Restore { refused, source }
         })?;
         let after = self.door.stamp().map_err(Error::Observe)?;
-        let expected = self.door.stamp_after(&before, plan.commits());
-        let alone = self.stamp.as_ref() == Some(&before) && expected.is_none_or(|expected| expected == after);
+        let alone = self.stamp.as_ref() == Some(&before) && (!after.is_others_alone() || after == before);
         self.stamp = alone.then_some(after);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use super::names::ChainKey;
 use super::observe::Observed;
 use super::render::{Content, ContentHash, Rules, Style};
-use crate::kernel::iptables::Table;
+use crate::kernel::iptables::{Input, Table};
 use crate::model::{Family, ServicePortName};
 
 /// What this mode knows to be in the kernel.
@@ -84,11 +84,6 @@ impl Plan {
         self.tables.iter().all(TablePlan::is_empty)
     }
 
-    /// How many tables it commits.
-    pub fn commits(&self) -> u32 {
-        self.tables.iter().filter(|table| !table.is_empty()).count() as u32
-    }
-
     /// What a line of the text is, from 1.
     pub fn refused(&self, line: usize) -> Option<Refused> {
         let mut pick = PickLine { left: line.checked_sub(1)?, line: String::new() };
@@ -113,6 +108,12 @@ impl Plan {
             at += table.jumps.len() + table.removals.len() + 1;
         }
         None
+    }
+}
+
+impl Input for Plan {
+    fn commits(&self) -> u32 {
+        self.tables.iter().filter(|table| !table.is_empty()).count() as u32
     }
 }
 
