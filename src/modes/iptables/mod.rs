@@ -5,6 +5,7 @@ mod chance;
 mod choose;
 mod cleanup;
 mod dispatch;
+mod isolate;
 mod names;
 mod observe;
 mod path;
@@ -48,14 +49,22 @@ impl<D: Door> Iptables<D> {
 
     fn restore(&mut self, plan: &Plan) -> Result<(), Error> {
         let before = self.door.stamp().map_err(Error::Observe)?;
-        self.door.restore(plan).map_err(|source| {
-            let refused = source.line().and_then(|line| plan.refused(line)).map(Box::new);
-            Error::Restore { refused, source }
-        })?;
+        if let Err(source) = self.door.restore(plan) {
+            let refused = self.refused(plan, &source).map(Box::new);
+            return Err(Error::Restore { refused, source });
+        }
         let after = self.door.stamp().map_err(Error::Observe)?;
         let alone = self.stamp.as_ref() == Some(&before) && (!after.is_others_alone() || after == before);
         self.stamp = alone.then_some(after);
         Ok(())
+    }
+
+    fn refused(&mut self, plan: &Plan, error: &door::Error) -> Option<Refused> {
+        let mut refused = plan.refused(error.line()?)?;
+        if refused.line == "COMMIT" {
+            refused.culprit = isolate::culprit(&mut self.door, plan).cloned();
+        }
+        Some(refused)
     }
 }
 

@@ -93,6 +93,12 @@ impl Plan {
         (!pick.line.is_empty()).then_some(Refused { line: pick.line, culprit })
     }
 
+    /// What is to be written to choose endpoints: all that has matches which depend on the ServicePort.
+    pub(super) fn choices(&self) -> Vec<&Content> {
+        let contents = self.tables.iter().flat_map(|table| &table.writes).map(|(_, content)| content);
+        contents.filter(|content| matches!(content, Content::Choice(..))).collect()
+    }
+
     /// Whom a line of the text belongs to, from 1.
     fn owner(&self, line: usize) -> Option<&ServicePortName> {
         let mut at = 1;
