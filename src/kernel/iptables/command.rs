@@ -6,7 +6,7 @@ use std::thread;
 
 use super::flavour::{Flavour, Variant};
 use super::stamp::{self, Stamp, StampReader};
-use super::{Door, Error, Input, Table};
+use super::{Door, Error, Input, Table, nft};
 use crate::model::Family;
 
 /// As much of a program's complaints as is kept: it may complain about every line of its input.
@@ -77,6 +77,14 @@ impl Door for Programs {
 
     fn stamp(&mut self) -> Result<Stamp, Error> {
         self.stamps.read()
+    }
+
+    fn fingerprint(&mut self, chains: &dyn Fn(&str) -> bool) -> Result<Option<u64>, Error> {
+        match self.variant.flavour {
+            Flavour::Legacy => Ok(None),
+            Flavour::Nft => nft::chains(self.family, chains)
+                .map_err(|source| Error::Stamp { what: "NFT_MSG_GETCHAIN", source }),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod command;
 #[cfg(test)]
 pub mod fake;
 mod flavour;
+mod nft;
 mod stamp;
 
 use std::fmt;
@@ -51,6 +52,10 @@ pub trait Door {
 
     /// Something that differs after somebody else's change, read without reading rules.
     fn stamp(&mut self) -> Result<Stamp, Error>;
+
+    /// What of some chains is known without reading rules, where that costs more than a stamp and tells more: others'
+    /// changes elsewhere do not change it. `None` where there is no such thing.
+    fn fingerprint(&mut self, chains: &dyn Fn(&str) -> bool) -> Result<Option<u64>, Error>;
 }
 
 /// Text for iptables-restore.

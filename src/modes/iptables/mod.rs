@@ -35,11 +35,13 @@ pub struct Iptables<D> {
     known: Known,
     /// The kernel's when `known` was true of it; `None` when somebody else may have come in between.
     stamp: Option<Stamp>,
+    /// Of our chains at that time, once somebody asked for drift.
+    fingerprint: Option<u64>,
 }
 
 impl<D: Door> Iptables<D> {
     pub fn new(door: D, settings: Settings) -> Self {
-        Iptables { door, settings, known: Known::default(), stamp: None }
+        Iptables { door, settings, known: Known::default(), stamp: None, fingerprint: None }
     }
 
     /// The door to the same rules, for what is not this mode's own.
@@ -49,14 +51,31 @@ impl<D: Door> Iptables<D> {
 
     fn restore(&mut self, plan: &Plan) -> Result<(), Error> {
         let before = self.door.stamp().map_err(Error::Observe)?;
+        let undisturbed = self.is_as_known(&before)?;
         if let Err(source) = self.door.restore(plan) {
             let refused = self.refused(plan, &source).map(Box::new);
             return Err(Error::Restore { refused, source });
         }
         let after = self.door.stamp().map_err(Error::Observe)?;
-        let alone = self.stamp.as_ref() == Some(&before) && (!after.is_others_alone() || after == before);
+        let alone = undisturbed && (!after.is_others_alone() || after == before);
         self.stamp = alone.then_some(after);
+        self.fingerprint = None;
         Ok(())
+    }
+
+    /// Whether nothing of ours changed though the stamp may have: in nft it counts transactions on anything.
+    fn is_as_known(&mut self, now: &Stamp) -> Result<bool, Error> {
+        if self.stamp.as_ref() == Some(now) {
+            return Ok(true);
+        }
+        if self.stamp.is_none() || self.fingerprint.is_none() {
+            return Ok(false);
+        }
+        let same = self.door.fingerprint(&is_ours).map_err(Error::Observe)? == self.fingerprint;
+        if same {
+            self.stamp = Some(now.clone());
+        }
+        Ok(same)
     }
 
     fn refused(&mut self, plan: &Plan, error: &door::Error) -> Option<Refused> {
@@ -66,6 +85,10 @@ impl<D: Door> Iptables<D> {
         }
         Some(refused)
     }
+}
+
+fn is_ours(chain: &str) -> bool {
+    chain.starts_with(names::OURS) || matches!(chain, base::CANARY | base::MARK_MASQUERADE)
 }
 
 /// The whole of what a kernel without rules needs for a table: what goldens hold and `ferrovia plan` prints.
@@ -105,6 +128,7 @@ impl<D: Door> Mode for Iptables<D> {
         let stamp = self.door.stamp().map_err(Error::Observe)?;
         self.known = Known::Observed(observe::observe(&mut self.door).map_err(Error::Observe)?);
         self.stamp = Some(stamp);
+        self.fingerprint = None;
         Ok(())
     }
 
@@ -130,7 +154,16 @@ impl<D: Door> Mode for Iptables<D> {
 
     fn drift(&mut self) -> Result<Drift, Error> {
         let now = self.door.stamp().map_err(Error::Observe)?;
-        Ok(if self.stamp.as_ref() == Some(&now) { Drift::None } else { Drift::Suspected })
+        if !self.is_as_known(&now)? {
+            return Ok(Drift::Suspected);
+        }
+        if self.fingerprint.is_none() {
+            let fingerprint = self.door.fingerprint(&is_ours).map_err(Error::Observe)?;
+            // Only if it is of the time of the stamp.
+            let still = self.door.stamp().map_err(Error::Observe)? == now;
+            self.fingerprint = fingerprint.filter(|_| still);
+        }
+        Ok(Drift::None)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {
