@@ -11,7 +11,7 @@ use ferrovia::sync::sources::SourceStats;
 use ferrovia::sync::sources::decode::name_of;
 
 /// Enough for the slowest machine; only a failing test waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub use super::apiserver::PATIENCE;
 
 /// How long nothing must happen before "nothing happened" is believed.
 pub const A_WHILE: Duration = Duration::from_millis(400);
