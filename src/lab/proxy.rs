@@ -63,7 +63,8 @@ impl Proxy {
                 return Err(LabError::ProxyEnded { log: self.log() });
             }
             let answer = get(lab, HEALTH, "/healthz");
-            if matches!(&answer, Ok((200, body)) if Family::ALL.iter().all(|family| body.contains(&family.to_string()))) {
+            if matches!(&answer, Ok((200, body)) if Family::ALL.iter().all(|family| body.contains(&family.to_string())))
+            {
                 return Ok(());
             }
             if Instant::now() >= deadline {
