@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ferrovia::kernel::iptables::{Flavour, Programs};
 use ferrovia::model::{
-    Endpoint, Family, Frontend, Locality, Protocol, Scheduler, ServicePort, ServicePortName, ServiceTable,
-    TrafficPolicy, Verdict,
+    Endpoint, Family, Frontend, LocalTraffic, Locality, NodePolicy, Protocol, Scheduler, ServicePort,
+    ServicePortName, ServiceTable, TrafficPolicy, Verdict,
 };
 use ferrovia::modes::Mode;
 use ferrovia::modes::iptables::{Iptables, Settings};
@@ -33,7 +33,12 @@ fn run(flavour: Flavour, services: u32, endpoints: u32) -> anyhow::Result<()> {
     let door = Programs::find(Family::V4, Some(flavour))?;
     let mut mode = Iptables::new(door, Settings::default());
     let mut table = ServiceTable::new(Family::V4);
+    table.set_node(NodePolicy {
+        local_traffic: LocalTraffic::Sources(vec!["10.244.0.0/14".parse()?]),
+        ..NodePolicy::default()
+    });
     (0..services).for_each(|index| table.set(service(index, endpoints)));
+    println!("  the table itself: {:.1} MiB", peak_memory());
     timed("observe nothing", || mode.observe())?;
     turn("everything", &mut mode, &mut table)?;
     for index in [1, services / 2, services - 1] {
@@ -53,7 +58,6 @@ fn run(flavour: Flavour, services: u32, endpoints: u32) -> anyhow::Result<()> {
 
 fn turn(what: &str, mode: &mut Iptables<Programs>, table: &mut ServiceTable) -> anyhow::Result<()> {
     let plan = timed(&format!("plan {what}"), || Ok::<_, anyhow::Error>(mode.plan(table, Instant::now())))?;
-    if let Ok(dir) = env::var("DUMP") { std::fs::write(format!("{dir}/{}", what.replace(" ", "-")), plan.to_string())?; }
     timed(&format!("apply {what}"), || mode.apply(plan))?;
     table.settle();
     Ok(())
@@ -63,9 +67,10 @@ fn timed<T, E>(what: &str, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let (start, children) = (Instant::now(), children());
     let result = act();
     println!(
-        "  {what:28} {:8.1} ms, children {:8.1} ms of CPU",
+        "  {what:28} {:8.1} ms, children {:8.1} ms of CPU, {:5.1} MiB at most so far",
         milliseconds(start.elapsed()),
-        milliseconds(self::children() - children)
+        milliseconds(self::children() - children),
+        peak_memory()
     );
     result
 }
@@ -83,6 +88,13 @@ fn children() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// VmHWM of proc_pid_status(5), in MiB.
+fn peak_memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+}
+
 fn name(index: u32) -> ServicePortName {
     ServicePortName {
         namespace: format!("namespace-{}", index % 50).into(),
@@ -96,7 +108,7 @@ fn service(index: u32, endpoints: u32) -> ServicePort {
     let cluster = (0..endpoints).map(|at| Endpoint {
         address: IpAddr::from((0x0af4_0000 + index * 16 + at).to_be_bytes()),
         port: 8080,
-        locality: if at == 0 && index % 100 == 0 { Locality::Local } else { Locality::Remote },
+        locality: if at == 0 && index.is_multiple_of(100) { Locality::Local } else { Locality::Remote },
     });
     ServicePort {
         name: name(index),

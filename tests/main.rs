@@ -7,4 +7,5 @@ mod conntrack;
 mod demo;
 mod flows;
 mod golden;
+mod iptables;
 mod manifests;

@@ -236,3 +236,27 @@ fn reading_once_names_every_malformed_file_document_and_field() {
     let missing = read_once(&directory.path().join("none"), "here").unwrap_err().to_string();
     assert!(missing.starts_with("cannot read directory "), "{missing}");
 }
+
+#[test]
+fn the_examples_have_no_problem() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/examples");
+    let events = read_once(&directory, "here").unwrap();
+    let mut applied = Vec::new();
+    for event in events {
+        match event {
+            Event::Applied(Object::Service(service)) => {
+                assert_eq!(*service.problems, []);
+                applied.push(service.name.to_string());
+            }
+            Event::Applied(Object::EndpointSlice(slice)) => {
+                assert_eq!(*slice.problems, [], "{}", slice.name);
+                assert!(!slice.endpoints.is_empty(), "{}", slice.name);
+            }
+            Event::Applied(Object::Node(node)) => assert_eq!(node.addresses.len(), 2),
+            Event::ListStarted(_) | Event::ListDone(_) => {}
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    applied.sort();
+    assert_eq!(applied, ["demo/cart", "demo/closed", "demo/names", "demo/web"]);
+}

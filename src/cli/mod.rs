@@ -28,7 +28,7 @@ enum Command {
     /// Takes kube-proxy's flags and configuration file. Run under the name kube-proxy, the program behaves as this.
     Proxy(Box<Flags>),
     /// Prints what a mode would write for a directory of manifests; needs no privileges and touches nothing
-    Plan(plan::Arguments),
+    Plan(Box<plan::Arguments>),
     /// Removes everything that any mode may have written on this node
     Cleanup(cleanup::Arguments),
     /// Shows the program at work: a cluster of network namespaces, real traffic, endpoints that come and go

@@ -24,6 +24,8 @@ pub struct ServiceTable {
     touched: Option<BTreeMap<ServicePortName, Change>>,
     /// The kernel, or what holds for every ServicePort, may have changed as well.
     doubted: bool,
+    /// Modes let traffic to these ports in: other ports are news to them.
+    new_health_check_ports: bool,
 }
 
 /// What may differ from what a mode last wrote.
@@ -73,6 +75,7 @@ impl ServiceTable {
             health_checks: BTreeMap::new(),
             touched: None,
             doubted: false,
+            new_health_check_ports: false,
         }
     }
 
@@ -188,16 +191,19 @@ impl ServiceTable {
     }
 
     pub fn set_health_check(&mut self, service: ServiceName, check: Option<HealthCheck>) {
-        match check {
+        let port = check.map(|check| check.node_port);
+        let before = match check {
             Some(check) => self.health_checks.insert(service, check),
             None => self.health_checks.remove(&service),
         };
+        self.new_health_check_ports |= before.map(|check| check.node_port) != port;
     }
 
     /// The changes so far are in the kernel.
     pub fn settle(&mut self) {
         self.touched = Some(BTreeMap::new());
         self.doubted = false;
+        self.new_health_check_ports = false;
     }
 
     /// The kernel may hold anything: the next plan has to look at all of it.
@@ -206,7 +212,7 @@ impl ServiceTable {
     }
 
     pub fn is_settled(&self) -> bool {
-        matches!(self.changes(), Changes::Some(touched) if touched.is_empty())
+        !self.new_health_check_ports && matches!(self.changes(), Changes::Some(touched) if touched.is_empty())
     }
 
     /// A frontend may have gone to another ServicePort already, which then keeps it.

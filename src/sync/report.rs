@@ -56,13 +56,11 @@ impl Reporter {
             self.record(problem, store);
         }
         self.metrics.own.set_problems(&compiler.problem_counts());
-        self.health.set_node(
-            store.node().map(
-                |node| {
-                    if node.leaving { NodeEligibility::Leaving } else { NodeEligibility::Eligible }
-                },
-            ),
-        );
+        let eligibility = store.node().map(|node| match node.leaving {
+            true => NodeEligibility::Leaving,
+            false => NodeEligibility::Eligible,
+        });
+        self.health.set_node(eligibility.or(self.node_unknown));
         let metrics = &self.metrics.kube_proxy.changes;
         metrics.services_pending.set(0);
         metrics.endpoints_pending.set(0);

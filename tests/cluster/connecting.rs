@@ -5,6 +5,7 @@ use ferrovia::sync::sources::cluster::{Address, Connection};
 use tempfile::TempDir;
 
 use super::*;
+use crate::common::apiserver::Authority;
 
 #[test]
 fn a_rotated_token_is_used_at_once() {
@@ -15,8 +16,9 @@ fn a_rotated_token_is_used_at_once() {
     server.apply(service("web", 81));
     listener.until("a change after the rotation", |l| port(l, "shop/web") == Some(81));
     let asked = server.asked();
-    let last = asked.iter().rfind(|asked| asked.resource == "services").unwrap();
-    assert_eq!((last.verb, last.token.as_str()), (Verb::Watch, "second"));
+    let watches = asked.iter().filter(|asked| asked.verb == Verb::Watch && asked.resource == "services");
+    let tokens: Vec<_> = watches.map(|asked| asked.token.as_str()).collect();
+    assert_eq!(tokens, ["second"], "the old token was tried once more");
     assert_eq!(listener.lists(Kind::Service), 1);
 }
 
@@ -33,6 +35,21 @@ fn a_token_that_comes_late_is_waited_for() {
     server.set_token("second");
     server.apply(service("web", 81));
     listener.until("a change after the rotation", |l| port(l, "shop/web") == Some(81));
+}
+
+#[test]
+fn the_authority_of_the_kubeconfig_is_trusted_and_no_other() {
+    let (right, wrong) = (Authority::new(), Authority::new());
+    let server = ApiServer::start_with_tls(&right);
+    server.apply(service("web", 80));
+    server.trust(&wrong);
+    let mut listener = follow(&server, PATIENT);
+    listener.for_a_while();
+    assert!(listener.log.is_empty(), "{:?}", listener.log);
+    assert!(listener.stats.errors() > 3 && server.asked().is_empty());
+    server.trust(&right);
+    listener.until_listed();
+    assert_eq!(listener.names(Kind::Service), ["shop/web"]);
 }
 
 #[test]

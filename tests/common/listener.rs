@@ -113,16 +113,13 @@ impl Listener {
         self.objects.keys().filter_map(|key| key.strip_prefix(prefix.as_str())).collect()
     }
 
+    /// The errors of undecodable objects.
     pub fn undecodable(&self) -> Vec<&str> {
-        let of = |event: &'_ Event| matches!(event, Event::Undecodable { .. });
-        self.log
-            .iter()
-            .filter(|event| of(event))
-            .map(|event| match event {
-                Event::Undecodable { error, .. } => error.as_str(),
-                _ => unreachable!("filtered"),
-            })
-            .collect()
+        let errors = self.log.iter().filter_map(|event| match event {
+            Event::Undecodable { error, .. } => Some(error.as_str()),
+            _ => None,
+        });
+        errors.collect()
     }
 
     fn fold(&mut self, event: Event) {

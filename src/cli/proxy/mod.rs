@@ -62,8 +62,10 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
     let families = planes.iter().map(|(table, _)| table.family());
-    let (health_checks, wanted_checks) =
-        families.map(|family| (family, watch::channel(HealthChecks::default()))).map(|(family, (to, of))| ((family, to), (family, of))).unzip();
+    let (health_checks, wanted_checks) = families
+        .map(|family| (family, watch::channel(HealthChecks::default())))
+        .map(|(family, (to, of))| ((family, to), (family, of)))
+        .unzip();
     let events = io::start(io::Io {
         config: config.clone(),
         metrics: metrics.clone(),

@@ -178,11 +178,11 @@ mod tests {
 
     #[test]
     fn the_generation_is_read_from_the_answer() {
-        // `strace -e trace=recvmsg -xx nft list ruleset`, length 0x2c: NFTA_GEN_ID, PROC_PID and PROC_NAME.
-        let mut answer = vec![0x2c, 0, 0, 0, 15, 10, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 7];
-        answer
-            .extend([8, 0, 1, 0, 0, 0, 0, 7, 8, 0, 2, 0, 0, 0, 0x30, 0x39, 8, 0, 3, 0, b'n', b'f', b't', 0]);
-        assert_eq!(parse_generation(&answer).unwrap(), 7);
+        // As `strace -e trace=recvmsg -xx nft list ruleset` shows it: generation, PID and name of the last writer.
+        let mut answer = vec![44, 0, 0, 0, 15, 10, 0, 0, 0, 0, 0, 0, 0xbc, 0x2d, 0, 0, 0, 0, 0, 1];
+        answer.extend([8, 0, 1, 0, 0, 0, 0, 1, 8, 0, 2, 0, 0, 0, 0x2d, 0xbc]);
+        answer.extend([8, 0, 3, 0, 0x6e, 0x66, 0x74, 0]);
+        assert_eq!(parse_generation(&answer).unwrap(), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The fixed skeleton: the chains that are always there, what is in them, and the jumps to them from the built-in chains.
 
-use super::dispatch::{Keys, Prefix, Tree};
+use super::dispatch::{Keys, Tree};
 use super::names::ChainKey;
 use super::render::{InvalidPackets, Style};
 use crate::kernel::iptables::Table;
@@ -155,7 +155,7 @@ fn cluster_ips(style: &Style, table: &ServiceTable) -> Vec<String> {
     }
     let mut rules = Vec::new();
     if !everybody {
-        rules.extend(style.from_local_pods().map(|pods| format!("{pods}-g {root}")));
+        rules.extend(style.local_sources().map(|pods| format!("{pods}-g {root}")));
     }
     rules.push(format!("-m mark --mark {0:#x}/{0:#x} -g {root}", style.mark));
     rules.push(style.set_mark());
@@ -193,7 +193,7 @@ fn filter(style: &Style, table: &ServiceTable) -> Vec<String> {
 }
 
 fn enter(tree: Tree, style: &Style, table: &ServiceTable) -> Option<String> {
-    let root: Prefix = Keys::new(table, tree).root()?;
+    let root = Keys::new(table, tree).root()?;
     let chain = ChainKey::Node(tree, root).name(style.family);
     Some(format!("{}-j {chain}", style.network("-d", &root)))
 }

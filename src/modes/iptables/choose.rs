@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write};
 
+use super::chance::{Chance, Weights};
 use super::names::{self, ChainKey, Part, PortId};
 use super::render::{Rules, Style};
 use crate::model::{Affinity, Endpoint, Scheduler, ServicePort, TrafficPolicy};
@@ -36,9 +37,8 @@ impl Group {
         (0..self.depth).try_for_each(|at| write!(out, "{:x}", self.first >> (12 - 4 * at) & 0xf))
     }
 
-    /// Differs from level to level: with one seed, all clients of a group would have the same few hashes.
     fn seed(self) -> u32 {
-        0x6665_7272 ^ u32::from(self.depth) << 28 ^ u32::from(self.first)
+        u32::from(self.depth) << 16 | u32::from(self.first)
     }
 }
 
@@ -118,9 +118,18 @@ fn split(hashed: &[(u16, Endpoint)], group: Group, visit: &mut impl FnMut(Group,
 }
 
 /// By address and port only: where an endpoint is says nothing about which group it is in.
+fn digest(endpoint: &Endpoint) -> [u8; 10] {
+    names::hash(format!("{} {}", endpoint.address, endpoint.port).as_bytes())
+}
+
 fn hash(endpoint: &Endpoint) -> u16 {
-    let hash = names::hash(format!("{} {}", endpoint.address, endpoint.port).as_bytes());
-    u16::from_be_bytes([hash[0], hash[1]])
+    let digest = digest(endpoint);
+    u16::from_be_bytes([digest[0], digest[1]])
+}
+
+fn seed(endpoint: &Endpoint) -> u32 {
+    let digest = digest(endpoint);
+    u32::from_be_bytes([digest[2], digest[3], digest[4], digest[5]])
 }
 
 impl Choice {
@@ -181,9 +190,9 @@ impl Choice {
 
     fn pick(&self, port: &ServicePort, style: &Style, out: &mut Rules<'_>) -> fmt::Result {
         let mut weights = Weights::new(self.groups().iter().map(|(_, size)| *size).sum());
-        for (at, (group, size)) in self.groups().iter().enumerate() {
+        for (group, size) in self.groups() {
             let chance = match port.scheduler {
-                Scheduler::SourceHash => slots(self.groups(), at, self.group.seed()),
+                Scheduler::SourceHash => weights.hashed(*size, group.seed()),
                 // Groups differ in size and `nth` counts only evenly: round-robin holds within each group.
                 _ => weights.random(*size),
             };
@@ -191,11 +200,9 @@ impl Choice {
         }
         let endpoints = self.endpoints(port);
         let mut weights = Weights::new(endpoints.len() as u32);
-        for (at, endpoint) in endpoints.iter().enumerate() {
+        for endpoint in endpoints {
             let chance = match port.scheduler {
-                Scheduler::SourceHash if endpoints.len() <= GROUP => {
-                    weights.hashed(at, endpoints.len(), self.group.seed())
-                }
+                Scheduler::SourceHash => weights.hashed(1, seed(endpoint)),
                 Scheduler::RoundRobin => weights.in_turn(),
                 _ => weights.random(1),
             };
@@ -238,84 +245,4 @@ impl fmt::Display for Dnat<'_> {
         let destination = std::net::SocketAddr::new(self.0.address, self.0.port);
         write!(f, "-j DNAT --to-destination {destination}")
     }
-}
-
-/// The match that makes a rule hold for its share of what comes to it. The last rule takes what is left.
-enum Chance {
-    Rest,
-    /// In units of 2^-31, as `xt_statistic` has it.
-    Random(u32),
-    Nth(u32),
-    Cluster {
-        total: usize,
-        mask: u32,
-        seed: u32,
-    },
-}
-
-impl fmt::Display for Chance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Chance::Rest => Ok(()),
-            Chance::Random(part) => {
-                let probability = f64::from(*part) / f64::from(1u32 << 31);
-                write!(f, "-m statistic --mode random --probability {probability:.11} ")
-            }
-            Chance::Nth(every) => write!(f, "-m statistic --mode nth --every {every} --packet 0 "),
-            Chance::Cluster { total, mask, seed } => write!(
-                f,
-                "-m cluster --cluster-local-nodemask {mask:#010x} --cluster-total-nodes {total} \
-                 --cluster-hash-seed {seed:#010x} "
-            ),
-        }
-    }
-}
-
-struct Weights {
-    remaining: u32,
-}
-
-impl Weights {
-    fn new(total: u32) -> Self {
-        Weights { remaining: total }
-    }
-
-    fn random(&mut self, weight: u32) -> Chance {
-        let remaining = u64::from(self.remaining);
-        self.remaining -= weight;
-        if self.remaining == 0 {
-            return Chance::Rest;
-        }
-        Chance::Random((((u64::from(weight) << 31) + remaining / 2) / remaining) as u32)
-    }
-
-    /// The first of n rules takes every n-th packet, the next one every (n-1)-th of the others, and so on: exact.
-    fn in_turn(&mut self) -> Chance {
-        let every = self.remaining;
-        self.remaining -= 1;
-        if self.remaining == 0 { Chance::Rest } else { Chance::Nth(every) }
-    }
-
-    fn hashed(&mut self, at: usize, total: usize, seed: u32) -> Chance {
-        self.remaining -= 1;
-        if self.remaining == 0 { Chance::Rest } else { Chance::Cluster { total, mask: 1 << at, seed } }
-    }
-}
-
-/// `xt_cluster` has 32 equal slots at most: a group gets its share of them, at least one, so that groups with more
-/// endpoints get more clients as far as 32 slots can tell.
-fn slots(groups: &[(Group, u32)], at: usize, seed: u32) -> Chance {
-    const SLOTS: u64 = 32;
-    if at + 1 == groups.len() {
-        return Chance::Rest;
-    }
-    let total: u64 = groups.iter().map(|(_, size)| u64::from(*size)).sum();
-    let spare = SLOTS - groups.len() as u64;
-    let up_to = |end: usize| {
-        let before: u64 = groups[..end].iter().map(|(_, size)| u64::from(*size)).sum();
-        end as u64 + before * spare / total
-    };
-    let (from, to) = (up_to(at), up_to(at + 1));
-    let mask = (((1u64 << to) - 1) & !((1u64 << from) - 1)) as u32;
-    Chance::Cluster { total: SLOTS as usize, mask, seed }
 }

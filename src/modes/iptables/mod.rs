@@ -1,12 +1,15 @@
 //! The iptables mode: Services as a tree of iptables chains, legacy or nft. `README.md` shows the packet's way.
 
-pub mod base;
+mod base;
+mod chance;
 mod choose;
 mod cleanup;
 mod dispatch;
 mod names;
 mod observe;
+mod path;
 mod plan;
+mod planner;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -18,7 +21,7 @@ use crate::model::{Scheduler, ServicePortName, ServiceTable};
 use crate::modes::{Drift, Mode, ModeError};
 
 pub use cleanup::remove_kube_proxy;
-pub use plan::Plan;
+pub use plan::{Plan, Refused};
 pub use render::{InvalidPackets, MasqueradePorts, Settings};
 
 use plan::Known;
@@ -45,9 +48,9 @@ impl<D: Door> Iptables<D> {
 
     fn restore(&mut self, plan: &Plan) -> Result<(), Error> {
         let before = self.door.stamp().map_err(Error::Observe)?;
-        self.door.restore(plan).map_err(|source| Error::Restore {
-            culprit: source.line().and_then(|line| plan.owner(line)).cloned(),
-            source,
+        self.door.restore(plan).map_err(|source| {
+            let refused = source.line().and_then(|line| plan.refused(line)).map(Box::new);
+            Error::Restore { refused, source }
         })?;
         let after = self.door.stamp().map_err(Error::Observe)?;
         let expected = self.door.stamp_after(&before, plan.commits());
@@ -59,7 +62,7 @@ impl<D: Door> Iptables<D> {
 
 /// The whole of what a kernel without rules needs for a table: what goldens hold and `ferrovia plan` prints.
 pub fn render(settings: &Settings, table: &ServiceTable) -> String {
-    plan::plan(settings, &Known::default(), table).to_string()
+    planner::plan(settings, &Known::default(), table).to_string()
 }
 
 /// Why the iptables mode could not do its work.
@@ -67,20 +70,16 @@ pub fn render(settings: &Settings, table: &ServiceTable) -> String {
 pub enum Error {
     #[error("reading iptables rules: {0}")]
     Observe(#[source] door::Error),
-    #[error("writing iptables rules{}: {source}", for_culprit(culprit))]
-    Restore { culprit: Option<ServicePortName>, source: door::Error },
+    #[error("writing iptables rules: {source}{}", refused.as_deref().map(Refused::to_string).unwrap_or_default())]
+    Restore { refused: Option<Box<Refused>>, source: door::Error },
     #[error("removing iptables rules: {0}")]
     Cleanup(#[source] door::Error),
-}
-
-fn for_culprit(culprit: &Option<ServicePortName>) -> String {
-    culprit.as_ref().map(|name| format!(" for {name}")).unwrap_or_default()
 }
 
 impl ModeError for Error {
     fn culprit(&self) -> Option<&ServicePortName> {
         match self {
-            Error::Restore { culprit, .. } => culprit.as_ref(),
+            Error::Restore { refused: Some(refused), .. } => refused.culprit.as_ref(),
             _ => None,
         }
     }
@@ -102,7 +101,7 @@ impl<D: Door> Mode for Iptables<D> {
     }
 
     fn plan(&self, want: &ServiceTable, _now: Instant) -> Plan {
-        plan::plan(&self.settings, &self.known, want)
+        planner::plan(&self.settings, &self.known, want)
     }
 
     fn apply(&mut self, plan: Plan) -> Result<(), Error> {

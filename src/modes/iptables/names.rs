@@ -15,7 +15,8 @@ use ring::digest::{SHA256, digest};
 
 use super::base::BaseChain;
 use super::choose::{Group, Step};
-use super::dispatch::{Prefix, Tree};
+use super::dispatch::Tree;
+use super::path::Prefix;
 use crate::kernel::iptables::Table;
 use crate::model::{Endpoint, Family, ServicePortName, TrafficPolicy};
 

@@ -8,10 +8,12 @@ use foldhash::quality::FixedState;
 use ipnet::IpNet;
 
 use super::choose::{self, Choice, Group, Step};
-use super::dispatch::{Key, Node, Path, Prefix, Slot, Tree};
+use super::dispatch::{Key, Node, Slot, Tree};
 use super::names::{ChainKey, Part, PortId};
+use super::path::{Path, Prefix};
 use crate::model::{
-    Family, Frontend, LocalTraffic, Role, ServicePort, ServicePortName, ServiceTable, TrafficPolicy, Verdict,
+    Family, Frontend, LocalTraffic, Protocol, Role, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy, Verdict,
 };
 
 /// What the operator chose, and what the iptables at hand can do.
@@ -85,7 +87,7 @@ impl Style {
     }
 
     /// Matches that together hold for what comes from this node's pods.
-    pub fn from_local_pods(&self) -> impl Iterator<Item = String> {
+    pub fn local_sources(&self) -> impl Iterator<Item = String> {
         match &self.local {
             LocalTraffic::Undetected => Vec::new(),
             LocalTraffic::Sources(networks) => networks
@@ -108,10 +110,13 @@ impl Style {
         }
     }
 
-    fn reject(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "-j REJECT --reject-with icmp-port-unreachable",
-            Family::V6 => "-j REJECT --reject-with icmp6-port-unreachable",
+    /// A reset is taken at once. An ICMP error that finds its local socket busy connecting is kept as a soft error: the
+    /// client hears of it a second later, when its SYN was repeated.
+    fn reject(&self, protocol: Protocol) -> &'static str {
+        match (protocol, self.family) {
+            (Protocol::Tcp, _) => "-j REJECT --reject-with tcp-reset",
+            (_, Family::V4) => "-j REJECT --reject-with icmp-port-unreachable",
+            (_, Family::V6) => "-j REJECT --reject-with icmp6-port-unreachable",
         }
     }
 }
@@ -260,7 +265,7 @@ impl Target {
             Target::Goto(part) => {
                 format!("-g {}", ChainKey::Port(PortId::of(&port.name), part).name(style.family))
             }
-            Target::Reject => style.reject().to_owned(),
+            Target::Reject => style.reject(port.name.protocol).to_owned(),
             Target::Drop => "-j DROP".to_owned(),
         }
     }
@@ -280,7 +285,7 @@ fn render_external(port: &ServicePort, style: &Style, out: &mut Rules<'_>) -> fm
     }
     if port.short_circuit() {
         let cluster = chain(TrafficPolicy::Cluster);
-        for pods in style.from_local_pods() {
+        for pods in style.local_sources() {
             out.rule(format_args!("{pods}-g {cluster}"))?;
         }
         out.rule(format_args!("-m addrtype --src-type LOCAL {}", style.set_mark()))?;

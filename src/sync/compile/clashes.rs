@@ -123,9 +123,8 @@ pub(super) enum Standing {
     Won {
         from: Option<ServiceName>,
     },
-    LostToOwner,
-    /// Nobody with a better right has it, but this Service waits for it and will.
-    LostToWaiting(ServiceName),
+    /// To the owner, or to one that waits: then it is woken by the owner's release, or is queued already.
+    Lost,
 }
 
 /// Decides one claim by what the table and the waiting Services say.
@@ -141,16 +140,12 @@ pub(super) fn stand(
         (port.name.service_name(), frontend.map_or(Weight::Other, Weight::of))
     });
     // An owner that is gone from the store has no rank and no right.
-    let of_owner = owner
-        .as_ref()
-        .and_then(|(owner, weight)| Some(Rank::new(store.service(owner)?, *weight)))
-        .filter(|owner| owner < own);
-    let waits = waiting.on(Wait::Key(key)).find(|other| other.service != own.service);
-    match (of_owner, waits.filter(|other| *other < own)) {
-        (Some(_), _) => Standing::LostToOwner,
-        (None, Some(other)) => Standing::LostToWaiting(other.service.clone()),
-        (None, None) => Standing::Won { from: owner.map(|(owner, _)| owner) },
+    let of_owner = owner.as_ref().and_then(|(owner, weight)| Some(Rank::new(store.service(owner)?, *weight)));
+    let of_waiting = waiting.on(Wait::Key(key)).find(|other| other.service != own.service);
+    if of_owner.iter().chain(of_waiting).any(|rival| rival < own) {
+        return Standing::Lost;
     }
+    Standing::Won { from: owner.map(|(owner, _)| owner) }
 }
 
 /// The frontends of other Services at an address.

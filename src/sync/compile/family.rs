@@ -111,12 +111,10 @@ impl<'a> Pass<'a> {
         match clashes::stand(self.context.store, self.table, self.waiting, claim.key, rank) {
             Standing::Won { from } => {
                 self.queue.extend(from);
-                return None;
+                None
             }
-            Standing::LostToOwner => {}
-            Standing::LostToWaiting(rival) => drop(self.queue.insert(rival)),
+            Standing::Lost => Some(Wait::Key(claim.key)),
         }
-        Some(Wait::Key(claim.key))
     }
 
     fn queue_waiting(&mut self, wait: Wait) {

@@ -11,7 +11,7 @@ use super::problems::{Findings, Problem};
 
 /// The API server's bounds of `sessionAffinityConfig.clientIP.timeoutSeconds`: up to a day, three hours by default.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
-const DEFAULT_AFFINITY_SECONDS: NonZeroU32 = NonZeroU32::new(10_800).unwrap();
+const DEFAULT_AFFINITY_SECONDS: NonZeroU32 = NonZeroU32::new(10_800).expect("10800 is not 0");
 
 /// What is wrong with a Service in both families.
 pub(super) fn problems(service: &Service, context: &Context<'_>) -> Vec<Problem> {

@@ -8,7 +8,7 @@ mod stats;
 
 pub use cluster::Cluster;
 pub use manifests::Manifests;
-pub use recorder::{EventRecorder, Note, Regarding};
+pub use recorder::{EventRecorder, Poster, Regarding};
 pub use stats::{Gone, SourceStats};
 
 use std::sync::mpsc::Sender;

@@ -43,16 +43,16 @@ pub struct Regarding {
 
 /// One Event to post.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Note {
-    pub regarding: Regarding,
-    pub severity: Severity,
+struct Note {
+    regarding: Regarding,
+    severity: Severity,
     /// A word in CamelCase.
-    pub reason: &'static str,
-    pub message: String,
+    reason: &'static str,
+    message: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Severity {
+enum Severity {
     Normal,
     Warning,
 }

@@ -2,6 +2,7 @@
 //!
 //! It is strict: a selector, parameter or path that it does not emulate is refused, as a real one refuses it.
 
+mod authority;
 mod fault;
 mod request;
 mod selector;
@@ -17,6 +18,7 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use authority::Authority;
 pub use fault::{Fault, What};
 pub use request::{Asked, Verb};
 use store::Store;
@@ -55,6 +57,8 @@ pub enum Signal {
     Break,
     /// Send this line.
     Line(String),
+    /// Send this without the end of the line, then end.
+    Partial(String),
 }
 
 impl Shared {
@@ -80,12 +84,32 @@ pub struct ApiServer {
 
 impl ApiServer {
     pub fn start() -> ApiServer {
+        Self::start_with(None)
+    }
+
+    /// One that speaks TLS, with a certificate of `authority`, which the kubeconfig trusts.
+    pub fn start_with_tls(authority: &Authority) -> ApiServer {
+        let server = Self::start_with(Some(authority.acceptor()));
+        server.trust(authority);
+        let text = std::fs::read_to_string(server.kubeconfig()).unwrap();
+        let (plain, secure) = (server.url(), format!("https://{}", server.address));
+        let cluster = format!("server: '{secure}', certificate-authority: ca.crt");
+        std::fs::write(server.kubeconfig(), text.replace(&format!("server: '{plain}'"), &cluster)).unwrap();
+        server
+    }
+
+    /// The kubeconfig trusts this authority alone.
+    pub fn trust(&self, authority: &Authority) {
+        write_whole(&self.directory.path().join("ca.crt"), &authority.pem());
+    }
+
+    fn start_with(tls: Option<tokio_rustls::TlsAcceptor>) -> ApiServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { state: Mutex::default(), tick: tokio::sync::watch::Sender::new(0) });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let of_thread = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || serve::run(listener, &of_thread, stopped));
+        let thread = std::thread::spawn(move || serve::run(listener, &of_thread, tls, stopped));
         let directory = TempDir::new().unwrap();
         let server = ApiServer { shared, address, directory, stop: Some(stop), thread: Some(thread) };
         server.set_token("first");

@@ -13,7 +13,9 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 use super::fault::{What, befalling};
 use super::request::{Asked, Verb};
@@ -25,33 +27,49 @@ use super::{Shared, watch};
 pub type Piece = Result<Bytes, io::Error>;
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
-pub fn run(listener: TcpListener, shared: &Arc<Shared>, stopped: tokio::sync::oneshot::Receiver<()>) {
+pub fn run(
+    listener: TcpListener,
+    shared: &Arc<Shared>,
+    tls: Option<TlsAcceptor>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         tokio::select! {
-            () = accept(listener, shared) => {}
+            () = accept(listener, shared, tls) => {}
             _ = stopped => {}
         }
     });
 }
 
-async fn accept(listener: TcpListener, shared: &Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: &Arc<Shared>, tls: Option<TlsAcceptor>) {
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let (connection, _) = listener.accept().await.unwrap();
-        let shared = Arc::clone(shared);
+        let (shared, tls) = (Arc::clone(shared), tls.clone());
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(request, shared).await) }
-            });
-            // Clients come and go, and some faults break the connection.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(connection), service)
-                .await;
+            match tls {
+                None => converse(connection, shared).await,
+                Some(tls) => {
+                    // Clients that do not trust the certificate hang up.
+                    if let Ok(connection) = tls.accept(connection).await {
+                        converse(connection, shared).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn converse(connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, shared: Arc<Shared>) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(request, shared).await) }
+    });
+    // Clients come and go, and some faults break the connection.
+    let _ =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
 }
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {

@@ -178,6 +178,10 @@ impl Watch {
             match signal {
                 Signal::Bookmark => self.bookmark(json!({}))?,
                 Signal::Line(line) => self.raw(&format!("{line}\n"))?,
+                Signal::Partial(line) => {
+                    self.raw(&line)?;
+                    return Err(Over);
+                }
                 Signal::End => return Err(Over),
                 Signal::Break => {
                     let _ = self.sender.send(Err(io::Error::other("as told")));

@@ -73,6 +73,7 @@ fn a_refused_line_names_its_service_port() {
         mode.door.refuse = Some(refused.to_owned());
         let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
         assert_eq!(error.culprit(), Some(&name("bad")), "{refused}");
+        assert!(error.to_string().contains(refused), "{error}");
         mode.observe().unwrap();
     }
     mode.door.refuse = None;

@@ -192,15 +192,11 @@ fn ipv6_with_pods_told_by_their_interface() {
     let mut port = service("web", &[Frontend::ClusterIp(address("fd00:96::10")), Frontend::NodePort(30_080)]);
     port.external = Verdict::Drop;
     port.scheduler = Scheduler::SourceHash;
-    port.cluster = ["fd00:244:1::5", "fd00:244:2::5"]
-        .map(|text| endpoint(address(text), Locality::Unknown))
-        .into();
+    port.cluster =
+        ["fd00:244:1::5", "fd00:244:2::5"].map(|text| endpoint(address(text), Locality::Unknown)).into();
     port.affinity = Some(Affinity { timeout_seconds: 60.try_into().unwrap() });
     table.set(port);
-    let settings = Settings {
-        masquerade_bit: 15,
-        ports: MasqueradePorts::Hashed,
-        invalid: InvalidPackets::Pass,
-    };
+    let settings =
+        Settings { masquerade_bit: 15, ports: MasqueradePorts::Hashed, invalid: InvalidPackets::Pass };
     insta::assert_snapshot!(render(&settings, &table));
 }

@@ -190,7 +190,10 @@ fn end(bench: &Bench) -> End {
             .flat_map(|table| table.roles())
             .map(|((role, key), port)| (format!("{role:?} {key}"), port.name.to_string()))
             .collect(),
-        hairpin: tables().flat_map(|table| table.hairpin()).map(|(address, count)| (*address, *count)).collect(),
+        hairpin: tables()
+            .flat_map(|table| table.hairpin())
+            .map(|(address, count)| (*address, *count))
+            .collect(),
         without_local_endpoints: tables().map(ServiceTable::without_local_endpoints).collect(),
         health_checks: tables()
             .flat_map(|table| table.health_checks())

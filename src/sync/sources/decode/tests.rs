@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -398,4 +399,77 @@ fn watch_lines_of_every_type_are_read_in_any_order_of_fields() {
     let Ok(Line::Error(status)) = line(error) else { panic!("an error") };
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
     assert!(line(r#"{"type": "ADDED", "object": {"meta"#).is_err());
+}
+
+/// Any JSON at all, small.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        (-999..999i32).prop_map(|quarters| Value::from(f64::from(quarters) / 4.0)),
+        "\\PC{0,8}".prop_map(Value::from),
+        "[a-z0-9:./%-]{0,300}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-zA-Z]{1,8}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// Where values stand in an object, as JSON pointers.
+fn places(value: &Value, at: &str, places: &mut Vec<String>) {
+    places.push(at.to_owned());
+    let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
+    match value {
+        Value::Object(map) => {
+            map.iter()
+                .for_each(|(key, value)| self::places(value, &format!("{at}/{}", escaped(key)), places));
+        }
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, value)| self::places(value, &format!("{at}/{i}"), places));
+        }
+        _ => {}
+    }
+}
+
+fn whole_objects() -> [(Kind, Value); 3] {
+    let service = json!({
+        "metadata": {"name": "web", "namespace": "shop", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": {"a": "b"}, "annotations": {"ferrovia.dev/scheduler": "rr"}},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
+            "ports": [{"name": "a", "port": 80, "nodePort": 30080, "protocol": "TCP"}], "externalIPs": ["192.0.2.1"],
+            "loadBalancerSourceRanges": ["192.0.2.0/24"], "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}, "healthCheckNodePort": 1},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9", "ipMode": "VIP"}]}},
+    });
+    let endpoint = json!({"addresses": ["10.0.0.1"], "nodeName": "here", "conditions": {"ready": true},
+        "hints": {"forZones": [{"name": "z"}]}});
+    let node = json!({"metadata": {"name": "here", "labels": {"topology.kubernetes.io/zone": "z"}},
+        "spec": {"podCIDRs": ["10.0.0.0/24"], "taints": [{"key": "a"}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}});
+    let slice = raw_slice("IPv4", json!([endpoint.clone(), endpoint]));
+    [(Kind::Service, service), (Kind::EndpointSlice, slice), (Kind::Node, node)]
+}
+
+proptest! {
+    /// Whatever stands in one place, the object is read, or it is told why not, and its name is kept.
+    #[test]
+    fn any_value_in_any_place_is_survived(kind in 0..3usize, place in any::<prop::sample::Index>(), value in anything()) {
+        let (kind, mut object) = whole_objects()[kind].clone();
+        let mut all = Vec::new();
+        places(&object, "", &mut all);
+        let place = place.get(&all);
+        *object.pointer_mut(place).expect("a place in it") = value;
+        let decoded = decode(kind, &object);
+        if !place.is_empty() && !place.starts_with("/metadata") {
+            prop_assert!(decoded.name().is_some(), "{place}: {decoded:?}");
+        }
+        let from_value = super::object(kind, &object, &mut Interner::default()).expect("values are read too");
+        prop_assert_eq!(from_value, decoded, "JSON text and manifests are read alike");
+    }
 }

@@ -69,7 +69,9 @@ impl Manifests {
         let mut directory = Directory::new(self.directory.clone(), &self.node);
         let mut first = true;
         loop {
-            match directory.look() {
+            let seen;
+            (directory, seen) = look(directory).await;
+            match seen {
                 Ok(seen) => {
                     if self.deliver(seen, std::mem::take(&mut first), &events).is_err() {
                         return;
@@ -91,5 +93,21 @@ impl Manifests {
         }
         let changes = if first { listed(seen.events) } else { seen.events };
         changes.into_iter().try_for_each(|event| self.stats.send(events, event))
+    }
+}
+
+/// Reads in another thread: thousands of files must not hold up what else this one does.
+async fn look(mut directory: Directory) -> (Directory, io::Result<Seen>) {
+    let looking = tokio::task::spawn_blocking(move || {
+        let seen = directory.look();
+        (directory, seen)
+    });
+    match looking.await {
+        Ok(looked) => looked,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down, and this with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

@@ -61,5 +61,34 @@ fn an_endpoint_takes_less_than_80_bytes_with_all_that_belongs_to_it() {
     }
     let held = (HELD.get() - before) as f64 / f64::from(SLICES * ENDPOINTS);
     assert!((32.0..80.0).contains(&held), "{held} bytes per endpoint");
-    println!("{held} bytes per endpoint");
+}
+
+/// With the store's share this is what a node with that many Services holds, in each family that they have.
+#[test]
+fn ten_thousand_services_with_ten_endpoints_compile_into_less_than_8_mib() {
+    use crate::model::{Family, ServiceTable};
+    use crate::sync::compile::{Compiler, Settings};
+
+    let (node, port) = ("elsewhere".into(), "http".into());
+    let mut store = store([]);
+    for number in 0..SLICES {
+        let slice = big_slice(number, &node, &port);
+        let address = Ipv4Addr::from_bits(0x0a60_0000 + number).to_string();
+        let mut service = service(&format!("shop/service-{number}"), &[&address]);
+        service.ports[0].name = Arc::clone(&port);
+        service.name =
+            ServiceName { namespace: Arc::clone(&slice.name.namespace), name: Arc::clone(&slice.service) };
+        store.handle(applied(slice));
+        store.handle(applied(service));
+    }
+    let mut compiler = Compiler::new(Settings::new("here".into(), &[crate::model::Scheduler::Random]));
+    let changed = store.take_changed();
+    let before = HELD.get();
+    let mut tables = Family::ALL.map(ServiceTable::new);
+    compiler.recompile(&store, &changed, &mut tables);
+    tables.iter_mut().for_each(ServiceTable::settle);
+    let held = (HELD.get() - before) as f64 / 1024.0 / 1024.0;
+    assert_eq!(tables[0].ports().len(), SLICES as usize);
+    assert!(tables[0].ports().all(|port| port.cluster.len() == ENDPOINTS as usize));
+    assert!((2.0..8.0).contains(&held), "{held} MiB");
 }
