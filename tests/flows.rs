@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use ferrovia::lab::Observed;
@@ -304,6 +305,58 @@ in_both_flavours! {
             connections.iter_mut().for_each(Echo::assert_alive);
         }
         rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080 10.244.2.5:8080");
+    }
+
+    /// A client keeps its endpoint while others come and go and over a restart, and gets another one when it leaves.
+    fn e9_affinity_ends_only_with_its_endpoint(flavour: &str) {
+        let web = |pods: &[&str]| web("sessionAffinity: ClientIP", pods);
+        let mut rig = Rig::start(flavour, &[("web.yaml", &web(&["10.244.1.5", "10.244.2.5"]))]);
+        let server = |rig: &Rig| match rig.ask("10.244.1.7", Protocol::Tcp, "10.96.0.10:80") {
+            Observed::Answered { server, .. } => server.ip().to_string(),
+            other => panic!("{other}\n{}", rig.log()),
+        };
+        let first = server(&rig);
+        let sticks = |rig: &Rig, to: &str| (0..20).all(|_| server(rig) == to);
+        assert!(sticks(&rig, &first), "from the first request on");
+        rig.write("web.yaml", &web(&[&first, "10.244.1.6", "10.244.2.6"]));
+        assert!(eventually(SOON, || rig.run(&format!("iptables-{flavour}-save -t nat")).contains("10.244.2.6:8080")), "{}", rig.log());
+        assert!(sticks(&rig, &first), "whoever else comes and goes");
+        rig.kill_proxy();
+        rig.start_proxy();
+        assert!(sticks(&rig, &first), "over a restart");
+        rig.write("web.yaml", &web(&["10.244.1.6", "10.244.2.6"]));
+        assert!(eventually(SOON, || server(&rig) != first), "{}", rig.log());
+        let second = server(&rig);
+        assert!(sticks(&rig, &second), "again");
+    }
+
+    /// k8s#75360: new connections while the proxy is killed and started, again and again.
+    fn l10_kill_and_restart_fail_no_connection(flavour: &str) {
+        let mut rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
+        let (stop, failures, connections) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
+        let lab = Arc::clone(&rig.lab);
+        thread::scope(|scope| {
+            for (from, to) in [("10.244.1.9", "10.96.0.10:80"), ("172.18.0.100", "172.18.0.2:30080")] {
+                let (stop, failures, connections, lab) = (&stop, &failures, &connections, &lab);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let observed = lab.probe(ip(from), Protocol::Tcp, address(to), PATIENCE).unwrap();
+                        connections.fetch_add(1, Ordering::Relaxed);
+                        if !matches!(observed, Observed::Answered { .. }) {
+                            failures.lock().unwrap().push(format!("{from}: {observed}"));
+                        }
+                    }
+                });
+            }
+            for _ in 0..8 {
+                rig.kill_proxy();
+                rig.start_proxy();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
+        let connections = connections.into_inner();
+        assert!(connections > 200, "only {connections} connections: that proves nothing");
     }
 
     /// C11: connections end when their endpoint ends, not when it is taken out.

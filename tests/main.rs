@@ -3,6 +3,8 @@
 mod common;
 
 mod cluster;
+mod conntrack;
+mod demo;
 mod flows;
 mod golden;
 mod iptables;

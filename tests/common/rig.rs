@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const SOON: Duration = Duration::from_secs(5);
 
 pub struct Rig {
-    pub lab: Lab,
+    pub lab: Arc<Lab>,
     proxy: Option<Proxy>,
     flags: Vec<String>,
 }
@@ -28,7 +29,11 @@ impl Rig {
     pub fn without_proxy(flavour: &str, manifests: &[(&str, &str)], flags: &[String]) -> Self {
         let lab = Lab::new().unwrap_or_else(|error| panic!("this test needs root: {}", chain(error)));
         let own = ["--proxy-mode", "iptables", "--iptables-flavour", flavour, "-v", "4"].map(str::to_owned);
-        let rig = Rig { lab, proxy: None, flags: own.into_iter().chain(flags.iter().cloned()).collect() };
+        let rig = Rig {
+            lab: Arc::new(lab),
+            proxy: None,
+            flags: own.into_iter().chain(flags.iter().cloned()).collect(),
+        };
         if !manifests.iter().any(|(_, text)| text.contains("kind: Node\n")) {
             rig.write("node.yaml", NODES);
         }
