@@ -218,7 +218,11 @@ fn measure_changes(lab: &Lab, server: &ApiServer, size: &Size, proxy: &Proxy) ->
         thread::sleep(Duration::from_millis(1500));
     }
     let cpu = (proxy.cpu()? - before) / CHANGES as f64 * 1000.0;
-    println!("  endpoint changed to traffic follows  {:8.1} ms median, {:.1} max", median(&mut times), max(&times));
+    println!(
+        "  endpoint changed to traffic follows  {:8.1} ms median, {:.1} max",
+        median(&mut times),
+        max(&times)
+    );
     println!("  CPU for it, programs it runs included{cpu:8.1} ms");
     Ok(())
 }
