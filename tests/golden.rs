@@ -47,8 +47,9 @@ fn compile(case: &Path, table: &FlowTable) -> Compiled {
     arguments.push(format!("--cluster-cidr={CLUSTER_CIDR}"));
     arguments.extend(table.settings.iter().map(|(flag, value)| format!("--{flag}={value}")));
     let config = config::resolve(&CommandLine::parse_from(arguments).flags, None, NODE).unwrap();
-    let events = read_once(case, NODE).unwrap();
-    compile_once(events, compile_settings(&config, &[Scheduler::Random]))
+    let listing = read_once(case, NODE).unwrap();
+    assert!(listing.malformed.is_empty(), "{}: {:?}", case.display(), listing.malformed);
+    compile_once(listing.events, compile_settings(&config, &[Scheduler::Random]))
 }
 
 /// The line as it would have to be written.

@@ -158,7 +158,7 @@ fn a_config_map_is_exchanged_at_once() {
 fn a_malformed_file_keeps_what_it_held_and_harms_no_other() {
     let (directory, mut listener) = with_web();
     let errors = listener.stats.errors();
-    write(&directory, "web.yaml", &format!("{}---\nkind: [unclosed\n", service("web", 81)));
+    write(&directory, "web.yaml", &format!("kind: [unclosed\n---\n{}", service("web", 81)));
     write(&directory, "other.yaml", &service("other", 90));
     listener.until("the other file", |l| l.has(Kind::Service, "shop/other"));
     listener.for_a_while();
@@ -211,7 +211,7 @@ fn a_directory_that_comes_late_or_is_replaced_is_read() {
 fn reading_once_gives_complete_lists() {
     let directory = TempDir::new().unwrap();
     write(&directory, "all.yaml", &format!("{}---\n{SLICE}---\n{NODES}", service("web", 80)));
-    let events = read_once(directory.path(), "here").unwrap();
+    let events = read_once(directory.path(), "here").unwrap().events;
     let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
     assert_eq!(events[..3], kinds.map(Event::ListStarted));
     assert_eq!(events[events.len() - 3..], kinds.map(Event::ListDone));
@@ -225,22 +225,35 @@ fn reading_once_names_every_malformed_file_document_and_field() {
     write(&directory, "b.yaml", &format!("---\n{}", service(&"n".repeat(300), 80)));
     write(&directory, "c.json", "{\"apiVersion\": \"v1\", ");
     write(&directory, "d.yaml", "apiVersion: v1\nkind: List\nitems: {}\n");
-    let message = read_once(directory.path(), "here").unwrap_err().to_string();
-    let lines: Vec<_> = message.lines().collect();
+    let listing = read_once(directory.path(), "here").unwrap();
+    let lines: Vec<_> = listing.malformed.iter().map(ToString::to_string).collect();
+    let message = lines.join("\n");
     assert_eq!(lines.len(), 4, "{message}");
     assert!(lines[0].ends_with("a.yaml: document 2: apiVersion: is missing"), "{message}");
     assert!(lines[1].contains("b.yaml: document 1: Service \"shop\"/\"nnn"), "{message}");
     assert!(lines[1].ends_with("(300 bytes) is longer than 63 characters"), "{message}");
     assert!(lines[2].contains("c.json: document 1: "), "{message}");
     assert!(lines[3].ends_with("d.yaml: document 1: items: is not a list"), "{message}");
-    let missing = read_once(&directory.path().join("none"), "here").unwrap_err().to_string();
-    assert!(missing.starts_with("cannot read directory "), "{missing}");
+    assert_eq!(listing.events.len(), 3 + 1 + 3, "what makes sense counts");
+    assert!(read_once(&directory.path().join("none"), "here").is_err());
+}
+
+#[test]
+fn a_malformed_document_costs_its_neighbours_nothing() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "all.yaml", &format!("{}---\n{}", service("web", 80), service("api", 80)));
+    let mut listener = listen(directory.path());
+    listener.until_listed();
+    write(&directory, "all.yaml", &format!("{}---\nkind: Service\n", service("web", 81)));
+    listener.until("the sound document", |l| port(l, "shop/web") == Some(81));
+    listener.for_a_while();
+    assert_eq!(port(&listener, "shop/api"), Some(80), "the malformed one may be its new state");
 }
 
 #[test]
 fn the_examples_have_no_problem() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/examples");
-    let events = read_once(&directory, "here").unwrap();
+    let events = read_once(&directory, "here").unwrap().events;
     let mut applied = Vec::new();
     for event in events {
         match event {

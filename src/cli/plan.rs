@@ -44,9 +44,13 @@ fn compile(config: &Config) -> anyhow::Result<Vec<ServiceTable>> {
     let Source::Manifests(directory) = &config.source else {
         bail!("--manifests: name the directory with the Services and EndpointSlices to plan for");
     };
-    let events = sync::sources::manifests::read_once(directory, &config.node_name).context("--manifests")?;
+    let listing = sync::sources::manifests::read_once(directory, &config.node_name)
+        .with_context(|| format!("cannot read directory {}", directory.display()))?;
+    for error in &listing.malformed {
+        eprintln!("Warning: {error}");
+    }
     let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
-    let compiled = sync::compile_once(events, settings);
+    let compiled = sync::compile_once(listing.events, settings);
     for problem in &compiled.problems {
         eprintln!("Warning: {problem}");
     }

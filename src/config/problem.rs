@@ -60,7 +60,8 @@ pub enum ConfigError {
     Hostname(#[source] std::io::Error),
     #[error("cannot write the configuration to {path}")]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("the configuration has errors:\n{0}")]
+    /// One line for each.
+    #[error(transparent)]
     Invalid(#[from] Problems),
 }
 

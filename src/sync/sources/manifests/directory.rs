@@ -1,7 +1,7 @@
 //! A directory of manifests, and what changed in it since it was last read.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ struct Fingerprint(u64);
 #[derive(Default)]
 pub struct Seen {
     pub events: Vec<Event>,
-    /// Files that were left as they had been.
+    /// What made no sense, and is left as it had been.
     pub malformed: Vec<FileError>,
 }
 
@@ -92,24 +92,23 @@ impl Directory {
     }
 
     fn look_at(&mut self, path: PathBuf, stamp: Stamp, fresh: &mut HashMap<Key, Object>, seen: &mut Seen) {
-        let known = self.files.get_mut(&path);
-        if !self.contested && known.as_ref().is_some_and(|known| known.stamp == Some(stamp)) {
+        let known = self.files.get(&path);
+        if !self.contested && known.is_some_and(|known| known.stamp == Some(stamp)) {
             return;
         }
         let stamp = stamp.settled();
-        match read_file(&path, &mut self.names) {
-            Ok(objects) => {
-                let objects = self.note(objects, fresh, &mut seen.events);
-                self.files.insert(path, Known { stamp, objects });
-            }
-            Err(error) => {
-                seen.malformed.push(error);
-                match known {
-                    Some(known) => known.stamp = stamp,
-                    None => drop(self.files.insert(path, Known { stamp, objects: Vec::new() })),
-                }
-            }
+        let (read, errors) = read_file(&path, &mut self.names);
+        let mut objects = self.note(read, fresh, &mut seen.events);
+        if !errors.is_empty() {
+            // What makes no sense may be the new state of any object that the file held before.
+            let before = known.into_iter().flat_map(|known| &known.objects);
+            let read: HashSet<&Key> = objects.iter().map(|(key, _)| key).collect();
+            let missing = before.filter(|(key, _)| !read.contains(key));
+            let missing: Vec<_> = missing.map(|(key, _)| (key.clone(), Content::Undecodable)).collect();
+            objects.extend(missing);
         }
+        seen.malformed.extend(errors);
+        self.files.insert(path, Known { stamp, objects });
     }
 
     /// Splits a file's objects into what is remembered of them and what is only needed now.

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use thiserror::Error;
-
 use crate::sync::Input;
 use crate::sync::objects::{Event, Kind};
 
@@ -22,27 +20,18 @@ use watch::Watch;
 
 const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
 
-/// Why a directory of manifests cannot be used at all.
-#[derive(Debug, Error)]
-pub enum ManifestsError {
-    #[error("cannot read directory {}: {source}", path.display())]
-    Directory { path: PathBuf, source: io::Error },
-    #[error("{}", lines(.0))]
-    Malformed(Vec<FileError>),
+/// What a directory of manifests holds at one moment.
+pub struct Listing {
+    /// One complete list of each kind.
+    pub events: Vec<Event>,
+    /// What in its files makes no sense; all else counts.
+    pub malformed: Vec<FileError>,
 }
 
-fn lines(errors: &[FileError]) -> String {
-    errors.iter().map(FileError::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// All objects of a directory, as one complete list of each kind. Of the Nodes, only `node`.
-pub fn read_once(directory: &Path, node: &str) -> Result<Vec<Event>, ManifestsError> {
-    let seen = Directory::new(directory.to_owned(), node).look();
-    let seen = seen.map_err(|source| ManifestsError::Directory { path: directory.to_owned(), source })?;
-    if !seen.malformed.is_empty() {
-        return Err(ManifestsError::Malformed(seen.malformed));
-    }
-    Ok(listed(seen.events))
+/// All objects of a directory. Of the Nodes, only `node`.
+pub fn read_once(directory: &Path, node: &str) -> io::Result<Listing> {
+    let seen = Directory::new(directory.to_owned(), node).look()?;
+    Ok(Listing { events: listed(seen.events), malformed: seen.malformed })
 }
 
 fn listed(events: Vec<Event>) -> Vec<Event> {
@@ -90,7 +79,7 @@ impl Manifests {
     fn deliver(&self, seen: Seen, first: bool, events: &Sender<Input>) -> Result<(), Gone> {
         for error in &seen.malformed {
             self.stats.count_error();
-            tracing::error!("{error}; what the file held before stays in force");
+            tracing::error!("{error}; what it was before stays in force");
         }
         let changes = if first { listed(seen.events) } else { seen.events };
         changes.into_iter().try_for_each(|event| self.stats.send(events, event))

@@ -11,7 +11,7 @@ use crate::sync::objects::Kind;
 
 use super::super::decode::{self, Decoded, Interner};
 
-/// Why nothing of a file is used.
+/// Why something in a file is not used.
 #[derive(Debug, Error)]
 #[error("{}: {}{message}", path.display(), document.map(|n| format!("document {n}: ")).unwrap_or_default())]
 pub struct FileError {
@@ -24,22 +24,17 @@ pub struct FileError {
 /// What a file says, in its order.
 pub type Objects = Vec<(Kind, Decoded)>;
 
-/// Reads all documents of a YAML or JSON file.
+/// Reads all documents of a YAML or JSON file, and says what of it makes no sense.
 ///
-/// An object with problems counts, and so does one that is undecodable but has a name. One without a name condemns the
-/// file: nobody can tell which object it was meant to replace.
-pub fn read_file(path: &Path, names: &mut Interner) -> Result<Objects, FileError> {
-    let mut reader = Reader { path, document: 0, names, objects: Vec::new() };
-    let file = File::open(path).map_err(|error| reader.whole(&error))?;
-    let mut file = BufReader::new(file);
-    if path.extension().is_some_and(|extension| extension == "json") {
-        let documents = serde_json::Deserializer::from_reader(file).into_iter::<Value>();
-        documents.into_iter().try_for_each(|document| reader.document(document))?;
-    } else {
-        serde_saphyr::read_with_options(&mut file, options())
-            .try_for_each(|document: Result<Value, _>| reader.document(document))?;
+/// An object with problems counts, and so does one that is undecodable but has a name. A document without sense costs the
+/// others nothing; but where the text itself is broken, nobody can tell where the next document would begin.
+pub fn read_file(path: &Path, names: &mut Interner) -> (Objects, Vec<FileError>) {
+    let mut reader = Reader { path, document: 0, names, objects: Vec::new(), errors: Vec::new() };
+    match File::open(path) {
+        Ok(file) => reader.read(BufReader::new(file)),
+        Err(error) => reader.errors.push(reader.whole(&error)),
     }
-    Ok(reader.objects)
+    (reader.objects, reader.errors)
 }
 
 /// 10,000 Services in one `List` are no attack; a bomb of aliases still is.
@@ -59,23 +54,48 @@ struct Reader<'a> {
     document: usize,
     names: &'a mut Interner,
     objects: Objects,
+    errors: Vec<FileError>,
 }
 
 impl Reader<'_> {
-    fn document<E: std::fmt::Display>(&mut self, document: Result<Value, E>) -> Result<(), FileError> {
-        self.document += 1;
-        let document = document.map_err(|error| self.error(error))?;
+    fn read(&mut self, mut file: BufReader<File>) {
+        if self.path.extension().is_some_and(|extension| extension == "json") {
+            self.documents(serde_json::Deserializer::from_reader(file).into_iter());
+        } else {
+            self.documents(serde_saphyr::read_with_options(&mut file, options()));
+        }
+    }
+
+    fn documents<E: std::fmt::Display>(&mut self, documents: impl Iterator<Item = Result<Value, E>>) {
+        for document in documents {
+            self.document += 1;
+            let (broken, read) = match document {
+                Ok(document) => (false, self.document(&document)),
+                Err(error) => (true, Err(self.error(error))),
+            };
+            self.note(read);
+            if broken {
+                return;
+            }
+        }
+    }
+
+    fn note(&mut self, read: Result<(), FileError>) {
+        self.errors.extend(read.err());
+    }
+
+    fn document(&mut self, document: &Value) -> Result<(), FileError> {
         if document.is_null() {
             return Ok(());
         }
-        let (version, kind) = (self.header(&document, "apiVersion")?, self.header(&document, "kind")?);
+        let (version, kind) = (self.header(document, "apiVersion")?, self.header(document, "kind")?);
         match (version, kind.strip_suffix("List")) {
-            ("v1", Some("")) => self.items(&document, None),
+            ("v1", Some("")) => self.items(document, None),
             (version, Some(kind)) => match known(version, kind) {
-                Some(kind) => self.items(&document, Some(kind)),
+                Some(kind) => self.items(document, Some(kind)),
                 None => Ok(()),
             },
-            (version, None) => self.object(known(version, kind), &document),
+            (version, None) => self.object(known(version, kind), document),
         }
     }
 
@@ -86,13 +106,18 @@ impl Reader<'_> {
             _ => return Err(self.error("items: is not a list")),
         };
         for item in items {
-            let kind = match kind {
-                Some(kind) => Some(kind),
-                None => known(self.header(item, "apiVersion")?, self.header(item, "kind")?),
-            };
-            self.object(kind, item)?;
+            let read = self.item(item, kind);
+            self.note(read);
         }
         Ok(())
+    }
+
+    fn item(&mut self, item: &Value, kind: Option<Kind>) -> Result<(), FileError> {
+        let kind = match kind {
+            Some(kind) => Some(kind),
+            None => known(self.header(item, "apiVersion")?, self.header(item, "kind")?),
+        };
+        self.object(kind, item)
     }
 
     fn object(&mut self, kind: Option<Kind>, value: &Value) -> Result<(), FileError> {
