@@ -50,6 +50,7 @@ fn run(flavour: Flavour, services: u32, endpoints: u32) -> anyhow::Result<()> {
     table.remove(&name(services));
     turn("one Service less", &mut mode, &mut table)?;
     timed("look for drift", || mode.drift())?;
+    timed("look for drift again", || mode.drift())?;
     timed("observe", || mode.observe())?;
     turn("nothing to do", &mut mode, &mut table)?;
     timed("cleanup", || mode.cleanup())?;

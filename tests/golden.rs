@@ -11,6 +11,7 @@ use ferrovia::lab::flows::{self, Flow, FlowTable};
 use ferrovia::lab::proxy::CLUSTER_CIDR;
 use ferrovia::model::route::{Packet, route};
 use ferrovia::model::{Family, Scheduler, ServiceTable};
+use ferrovia::modes::iptables::{self, Settings};
 use ferrovia::sync::sources::manifests::read_once;
 use ferrovia::sync::{Compiled, compile_once};
 
@@ -105,4 +106,26 @@ fn problems_are_those_that_cases_are_about() {
         .filter_map(|case| case.file_name().map(|name| name.to_string_lossy().into_owned()))
         .collect();
     assert_eq!(with_problems, ["contested-address", "external-ip", "external-ip-refused", "slices"]);
+}
+
+/// What the iptables mode writes for each case. `UPDATE_GOLDEN=1 cargo test golden` writes the files anew, for review.
+#[test]
+fn the_iptables_mode_writes_what_the_golden_files_say() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let text: String = compile(&case, &flow_table(&case))
+            .tables
+            .iter()
+            .map(|table| format!("# {}\n{}", table.family(), iptables::render(&Settings::default(), table)))
+            .collect();
+        let golden = case.join("iptables.txt");
+        if update {
+            fs::write(&golden, &text).unwrap();
+        }
+        if fs::read_to_string(&golden).unwrap_or_default() != text {
+            wrong.push(golden.display().to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "differ; UPDATE_GOLDEN=1 shows how: {wrong:#?}");
 }

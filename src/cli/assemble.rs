@@ -19,20 +19,8 @@ pub fn compile_settings(config: &Config, schedulers: &'static [Scheduler]) -> co
         allowed_external_ips: allowed_external_ips(&config.allowed_external_ips),
         schedulers,
         default_scheduler: config.scheduler,
-        node_port_addresses: match &config.node_port_addresses {
-            config::NodePortSetting::All => compile::NodePortSetting::All,
-            config::NodePortSetting::Primary => compile::NodePortSetting::Primary,
-            config::NodePortSetting::In(networks) => compile::NodePortSetting::Networks(networks.clone()),
-        },
-        detect_local: match &config.detect_local {
-            config::DetectLocal::None => compile::DetectLocal::None,
-            config::DetectLocal::ClusterCidr(networks) => compile::DetectLocal::ClusterCidr(networks.clone()),
-            config::DetectLocal::NodeCidr => compile::DetectLocal::NodeCidr,
-            config::DetectLocal::BridgeInterface(name) => compile::DetectLocal::Bridge(name.clone()),
-            config::DetectLocal::InterfaceNamePrefix(name) => {
-                compile::DetectLocal::InterfacePrefix(name.clone())
-            }
-        },
+        node_port_addresses: config.node_port_addresses.clone(),
+        detect_local: config.detect_local.clone(),
         masquerade_all: config.masquerade.all,
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::kernel::iptables::{Flavour, Programs};
+use crate::kernel::iptables::Programs;
 use crate::model::Family;
 use crate::modes::Mode;
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
@@ -22,10 +22,7 @@ pub fn run(_: &Arguments) -> anyhow::Result<ExitCode> {
 /// Removes everything that any mode of this program or kube-proxy may have written, both families and both flavours.
 /// Goes on after an error; returns how many there were.
 pub fn cleanup() -> usize {
-    let places =
-        Family::ALL.into_iter().flat_map(|family| [(family, Flavour::Nft), (family, Flavour::Legacy)]);
-    // A flavour that is not installed has written nothing.
-    let doors = places.filter_map(|(family, flavour)| Programs::find(family, Some(flavour)).ok());
+    let doors = Family::ALL.into_iter().flat_map(Programs::installed);
     doors.map(|door| clean_iptables(door).len()).sum()
 }
 

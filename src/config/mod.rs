@@ -25,6 +25,8 @@ use ipnet::IpNet;
 use crate::kernel::sysctl::Conntrack;
 use crate::model::Scheduler;
 
+pub use crate::model::{DetectLocal, NodePortSetting};
+
 pub use flags::{Flags, is_kube_proxy, normalize};
 pub use load::{load, resolve};
 pub use problem::ConfigError;
@@ -121,28 +123,6 @@ pub enum IptablesFlavour {
     Auto,
     Legacy,
     Nft,
-}
-
-/// How traffic of this node's pods is told from other traffic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DetectLocal {
-    /// Not at all.
-    None,
-    /// By these source addresses.
-    ClusterCidr(Vec<IpNet>),
-    /// By the Node's `spec.podCIDRs`.
-    NodeCidr,
-    BridgeInterface(String),
-    InterfaceNamePrefix(String),
-}
-
-/// Which of the node's addresses have NodePorts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodePortSetting {
-    All,
-    /// The node's address of each family, by the Node object.
-    Primary,
-    In(Vec<IpNet>),
 }
 
 /// Which externalIPs are believed (CVE-2020-8554).

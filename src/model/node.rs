@@ -87,3 +87,27 @@ impl LocalTraffic {
         }
     }
 }
+
+/// `--detect-local-mode` with what it needs, before the Node is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// Not at all.
+    #[default]
+    None,
+    /// By these source addresses.
+    ClusterCidr(Vec<IpNet>),
+    /// By the Node's `spec.podCIDRs`.
+    NodeCidr,
+    BridgeInterface(String),
+    InterfaceNamePrefix(String),
+}
+
+/// `--nodeport-addresses` as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NodePortSetting {
+    #[default]
+    All,
+    /// The node's address of each family, by the Node object.
+    Primary,
+    In(Vec<IpNet>),
+}

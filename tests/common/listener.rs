@@ -6,12 +6,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ferrovia::sync::Input;
 use ferrovia::sync::objects::{Event, Kind, Object};
 use ferrovia::sync::sources::SourceStats;
 use ferrovia::sync::sources::decode::name_of;
 
 /// Enough for the slowest machine; only a failing test waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub use super::apiserver::PATIENCE;
 
 /// How long nothing must happen before "nothing happened" is believed.
 pub const A_WHILE: Duration = Duration::from_millis(400);
@@ -25,7 +26,7 @@ pub fn key(kind: Kind, name: &str) -> Key {
 
 /// Runs a source in a thread of its own and listens to it.
 pub struct Listener {
-    events: Receiver<Event>,
+    events: Receiver<Input>,
     pub stats: Arc<SourceStats>,
     /// What is believed: replaced at the end of a list, changed by single events.
     pub objects: BTreeMap<Key, Object>,
@@ -43,7 +44,7 @@ impl Listener {
     /// `run` makes the source's future, which is dropped when the listener is.
     pub fn start<F, R>(run: F) -> Listener
     where
-        F: FnOnce(Sender<Event>, Arc<SourceStats>) -> R + Send + 'static,
+        F: FnOnce(Sender<Input>, Arc<SourceStats>) -> R + Send + 'static,
         R: Future<Output = ()>,
     {
         let (sender, events) = channel();
@@ -79,7 +80,7 @@ impl Listener {
         while !wanted(self) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
-                Ok(event) => self.fold(event),
+                Ok(input) => self.take(input),
                 Err(_) => panic!("never: {what}; believed: {:#?}", self.objects.keys()),
             }
         }
@@ -88,8 +89,15 @@ impl Listener {
     /// Listens for a while, for tests of what must not happen.
     pub fn for_a_while(&mut self) {
         let end = Instant::now() + A_WHILE;
-        while let Ok(event) = self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            self.fold(event);
+        while let Ok(input) = self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            self.take(input);
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Object(event) => self.fold(event),
+            other => panic!("a source said {other:?}"),
         }
     }
 

@@ -91,6 +91,49 @@ fn what_others_take_away_is_noticed_and_put_back() {
 }
 
 #[test]
+fn a_write_of_one_family_is_no_drift_of_the_other() {
+    for flavour in [Flavour::Legacy, Flavour::Nft] {
+        alone(move || {
+            let mut nodes = Family::ALL.map(|family| Node::new(flavour, family));
+            for _ in 0..2 {
+                for node in &mut nodes {
+                    node.fill();
+                    node.sync();
+                    node.table.remove(&name(1));
+                    node.sync();
+                }
+            }
+            for mut node in nodes {
+                assert_eq!(node.mode.drift().unwrap(), Drift::None, "{flavour}");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_others_do_to_their_own_chains_is_no_drift_in_nft() {
+    for family in Family::ALL {
+        alone(move || {
+            let mut node = Node::new(Flavour::Nft, family);
+            node.fill();
+            node.sync();
+            assert_eq!(node.mode.drift().unwrap(), Drift::None);
+            for arguments in
+                ["-t nat -N THEIRS", "-t nat -I POSTROUTING -j THEIRS", "-t raw -A PREROUTING -j DROP"]
+            {
+                node.iptables(arguments);
+                assert_eq!(node.mode.drift().unwrap(), Drift::None, "{arguments}");
+            }
+            node.table.remove(&name(1));
+            node.sync();
+            assert_eq!(node.mode.drift().unwrap(), Drift::None);
+            node.iptables("-t nat -D OUTPUT 1");
+            assert_eq!(node.mode.drift().unwrap(), Drift::Suspected);
+        });
+    }
+}
+
+#[test]
 fn a_foreign_rule_stays_where_it_is() {
     each(|mut node| {
         node.fill();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::Sender;
 use std::thread;
 
 use anyhow::Context;
@@ -17,7 +17,6 @@ use crate::http::{self, BindError, HealthChecks, Pages};
 use crate::metrics::Metrics;
 use crate::model::Family;
 use crate::sync::Input;
-use crate::sync::objects::Event;
 use crate::sync::sources::{Cluster, EventRecorder, Manifests, Source, SourceStats, cluster};
 
 pub struct Io {
@@ -40,7 +39,7 @@ pub fn start(io: Io) -> anyhow::Result<EventRecorder> {
 }
 
 fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<EventRecorder> {
-    let events = forward(io.inputs.clone())?;
+    let events = io.inputs.clone();
     let stats = Arc::new(SourceStats::default());
     let node = io.config.node_name.clone();
     match &io.config.source {
@@ -58,19 +57,6 @@ fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<EventRecorder> {
             Ok(recorder)
         }
     }
-}
-
-fn forward(inputs: Sender<Input>) -> anyhow::Result<Sender<Event>> {
-    let (events, received) = mpsc::channel();
-    let forward = move || {
-        for event in received {
-            if inputs.send(Input::Object(event)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("events".into()).spawn(forward)?;
-    Ok(events)
 }
 
 fn serve_http(io: &Io, runtime: &Runtime) {

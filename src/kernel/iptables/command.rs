@@ -1,13 +1,12 @@
 //! The real door: the programs of the iptables package.
 
-use std::fmt;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 
 use super::flavour::{Flavour, Variant};
-use super::stamp::{Stamp, StampReader};
-use super::{Door, Error, Table};
+use super::stamp::{self, Stamp, StampReader};
+use super::{Door, Error, Input, Table, nft};
 use crate::model::Family;
 
 /// As much of a program's complaints as is kept: it may complain about every line of its input.
@@ -30,6 +29,14 @@ impl Programs {
         };
         let variant = Variant::find(family, flavour)?;
         Ok(Programs { family, variant, stamps: StampReader::new(family, flavour) })
+    }
+
+    /// One for each flavour that is installed: for removing rules wherever they are.
+    pub fn installed(family: Family) -> Vec<Programs> {
+        [Flavour::Legacy, Flavour::Nft]
+            .into_iter()
+            .filter_map(|flavour| Programs::find(family, Some(flavour)).ok())
+            .collect()
     }
 
     pub fn flavour(&self) -> Flavour {
@@ -55,7 +62,7 @@ impl Door for Programs {
         read_lines(Running::start(self.variant.save, &["-t", &table])?, line)
     }
 
-    fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error> {
+    fn restore(&mut self, input: &dyn Input) -> Result<(), Error> {
         let mut running = Running::start(self.variant.restore, &["-w", "5", "--noflush", "--counters"])?;
         let mut written = Ok(());
         if let Some(stdin) = running.child.stdin.take() {
@@ -64,6 +71,7 @@ impl Door for Programs {
         }
         // A program that refuses a line closes its input early: its own words say more than our broken pipe.
         running.end()?;
+        stamp::note_own_commits(input.commits());
         written.map_err(|source| Error::Run { program: self.variant.restore, source })
     }
 
@@ -71,8 +79,12 @@ impl Door for Programs {
         self.stamps.read()
     }
 
-    fn stamp_after(&self, before: &Stamp, tables: u32) -> Option<Stamp> {
-        before.after_commits(tables)
+    fn fingerprint(&mut self, chains: &dyn Fn(&str) -> bool) -> Result<Option<u64>, Error> {
+        match self.variant.flavour {
+            Flavour::Legacy => Ok(None),
+            Flavour::Nft => nft::chains(self.family, chains)
+                .map_err(|source| Error::Stamp { what: "NFT_MSG_GETCHAIN", source }),
+        }
     }
 }
 

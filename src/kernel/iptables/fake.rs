@@ -1,9 +1,8 @@
 //! iptables in memory, as strict as the kernel: it refuses what the kernel refuses.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use super::{Door, Error, Stamp, Table};
+use super::{Door, Error, Input, Stamp, Table};
 use crate::model::Family;
 
 type Chains = BTreeMap<String, Vec<String>>;
@@ -16,6 +15,8 @@ pub struct Fake {
     pub input: String,
     /// Refuses lines that hold this, as a kernel without some match would.
     pub refuse: Option<String>,
+    /// The same, but only at COMMIT, as legacy does.
+    pub refuse_at_commit: Option<String>,
     changes: u64,
 }
 
@@ -31,7 +32,14 @@ impl Fake {
         let tables = Table::ALL.map(|table| {
             (table, built_in(table).iter().map(|chain| ((*chain).to_owned(), vec![])).collect())
         });
-        Fake { family, tables: tables.into(), input: String::new(), refuse: None, changes: 0 }
+        Fake {
+            family,
+            tables: tables.into(),
+            input: String::new(),
+            refuse: None,
+            refuse_at_commit: None,
+            changes: 0,
+        }
     }
 
     /// Somebody else's change.
@@ -128,7 +136,7 @@ impl Door for Fake {
         Ok(())
     }
 
-    fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error> {
+    fn restore(&mut self, input: &dyn Input) -> Result<(), Error> {
         self.input = input.to_string();
         let mut open: Option<Transaction> = None;
         for (at, line) in self.input.lines().enumerate() {
@@ -141,6 +149,11 @@ impl Door for Fake {
                 let table = table.ok_or_else(|| refused(format!("no table {name}")))?;
                 open = Some(Transaction { table, chains: self.tables[&table].clone() });
             } else if line == "COMMIT" {
+                let unacceptable =
+                    |rule: &String| self.refuse_at_commit.as_ref().is_some_and(|what| rule.contains(what));
+                if open.iter().flat_map(|open| open.chains.values()).flatten().any(unacceptable) {
+                    return Err(refused("refused".to_owned()));
+                }
                 let done = open.take().ok_or_else(|| refused("no table".to_owned()))?;
                 self.tables.insert(done.table, done.chains);
                 self.changes += 1;
@@ -159,7 +172,13 @@ impl Door for Fake {
         Ok(Stamp::Fake(self.changes))
     }
 
-    fn stamp_after(&self, _: &Stamp, _: u32) -> Option<Stamp> {
-        None
+    fn fingerprint(&mut self, _: &dyn Fn(&str) -> bool) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+}
+
+impl Input for &str {
+    fn commits(&self) -> u32 {
+        self.matches("COMMIT\n").count() as u32
     }
 }

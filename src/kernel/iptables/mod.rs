@@ -4,6 +4,7 @@ mod command;
 #[cfg(test)]
 pub mod fake;
 mod flavour;
+mod nft;
 mod stamp;
 
 use std::fmt;
@@ -47,13 +48,20 @@ pub trait Door {
     fn save(&mut self, table: Table, line: &mut dyn FnMut(&str)) -> Result<(), Error>;
 
     /// `iptables-restore --noflush`. The input is formatted straight into the program's standard input.
-    fn restore(&mut self, input: &dyn fmt::Display) -> Result<(), Error>;
+    fn restore(&mut self, input: &dyn Input) -> Result<(), Error>;
 
-    /// Something that differs after a change by whomever, read without reading rules.
+    /// Something that differs after somebody else's change, read without reading rules.
     fn stamp(&mut self) -> Result<Stamp, Error>;
 
-    /// The stamp expected after one restore that committed `tables` tables, where that can be told.
-    fn stamp_after(&self, before: &Stamp, tables: u32) -> Option<Stamp>;
+    /// What of some chains is known without reading rules, where that costs more than a stamp and tells more: others'
+    /// changes elsewhere do not change it. `None` where there is no such thing.
+    fn fingerprint(&mut self, chains: &dyn Fn(&str) -> bool) -> Result<Option<u64>, Error>;
+}
+
+/// Text for iptables-restore.
+pub trait Input: fmt::Display {
+    /// How many tables it commits.
+    fn commits(&self) -> u32;
 }
 
 /// Why iptables could not be read or written.

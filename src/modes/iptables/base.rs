@@ -171,7 +171,7 @@ fn postrouting(style: &Style, table: &ServiceTable) -> Vec<String> {
         rules.push(format!("-m conntrack --ctstate DNAT -j {chain}"));
     }
     rules.push(format!("-m mark ! --mark {0:#x}/{0:#x} -j RETURN", style.mark));
-    // The mark has done its work: packets that are encapsulated come here again with it (k8s#78547).
+    // The mark has done its work: packets that are encapsulated come here again with it.
     rules.push(format!("-j MARK --set-xmark {:#x}/0x0", style.mark));
     rules.push(style.masquerade().to_owned());
     rules

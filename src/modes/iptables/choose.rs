@@ -173,7 +173,7 @@ impl Choice {
         out: &mut Rules<'_>,
     ) -> fmt::Result {
         for (group, _) in self.groups() {
-            out.rule(format_args!("-j {}", self.chain(port, Step::Recall, *group, style)))?;
+            out.goto(format_args!("-j {}", self.chain(port, Step::Recall, *group, style)))?;
         }
         let protocol = port.name.protocol.lowercase();
         for endpoint in self.endpoints(port) {
@@ -196,7 +196,7 @@ impl Choice {
                 // Groups differ in size and `nth` counts only evenly: round-robin holds within each group.
                 _ => weights.random(*size),
             };
-            out.rule(format_args!("{chance}-g {}", self.chain(port, Step::Pick, *group, style)))?;
+            out.goto(format_args!("{chance}-g {}", self.chain(port, Step::Pick, *group, style)))?;
         }
         let endpoints = self.endpoints(port);
         let mut weights = Weights::new(endpoints.len() as u32);

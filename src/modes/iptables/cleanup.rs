@@ -6,7 +6,7 @@ use std::fmt;
 use super::base::{CANARY, MARK_MASQUERADE};
 use super::names::OURS;
 use super::observe::leads_to;
-use crate::kernel::iptables::{Door, Error, Table};
+use crate::kernel::iptables::{Door, Error, Input, Table};
 
 /// Removes everything that this mode may have created, and nothing else. `KUBE-MARK-MASQ` stays while somebody uses it.
 pub fn remove_ours(door: &mut impl Door) -> Result<(), Error> {
@@ -86,6 +86,12 @@ impl Removal {
     fn settle(&mut self) {
         let used = std::mem::take(&mut self.used);
         self.chains.extend(self.spared.drain(..).filter(|chain| !used.contains(chain)));
+    }
+}
+
+impl Input for Removal {
+    fn commits(&self) -> u32 {
+        1
     }
 }
 

@@ -5,6 +5,7 @@ mod chance;
 mod choose;
 mod cleanup;
 mod dispatch;
+mod isolate;
 mod names;
 mod observe;
 mod path;
@@ -34,11 +35,13 @@ pub struct Iptables<D> {
     known: Known,
     /// The kernel's when `known` was true of it; `None` when somebody else may have come in between.
     stamp: Option<Stamp>,
+    /// Of our chains at that time, once somebody asked for drift.
+    fingerprint: Option<u64>,
 }
 
 impl<D: Door> Iptables<D> {
     pub fn new(door: D, settings: Settings) -> Self {
-        Iptables { door, settings, known: Known::default(), stamp: None }
+        Iptables { door, settings, known: Known::default(), stamp: None, fingerprint: None }
     }
 
     /// The door to the same rules, for what is not this mode's own.
@@ -48,16 +51,44 @@ impl<D: Door> Iptables<D> {
 
     fn restore(&mut self, plan: &Plan) -> Result<(), Error> {
         let before = self.door.stamp().map_err(Error::Observe)?;
-        self.door.restore(plan).map_err(|source| {
-            let refused = source.line().and_then(|line| plan.refused(line)).map(Box::new);
-            Error::Restore { refused, source }
-        })?;
+        let undisturbed = self.is_as_known(&before)?;
+        if let Err(source) = self.door.restore(plan) {
+            let refused = self.refused(plan, &source).map(Box::new);
+            return Err(Error::Restore { refused, source });
+        }
         let after = self.door.stamp().map_err(Error::Observe)?;
-        let expected = self.door.stamp_after(&before, plan.commits());
-        let alone = self.stamp.as_ref() == Some(&before) && expected.is_none_or(|expected| expected == after);
+        let alone = undisturbed && (!after.is_others_alone() || after == before);
         self.stamp = alone.then_some(after);
+        self.fingerprint = None;
         Ok(())
     }
+
+    /// Whether nothing of ours changed though the stamp may have: in nft it counts transactions on anything.
+    fn is_as_known(&mut self, now: &Stamp) -> Result<bool, Error> {
+        if self.stamp.as_ref() == Some(now) {
+            return Ok(true);
+        }
+        if self.stamp.is_none() || self.fingerprint.is_none() {
+            return Ok(false);
+        }
+        let same = self.door.fingerprint(&is_ours).map_err(Error::Observe)? == self.fingerprint;
+        if same {
+            self.stamp = Some(now.clone());
+        }
+        Ok(same)
+    }
+
+    fn refused(&mut self, plan: &Plan, error: &door::Error) -> Option<Refused> {
+        let mut refused = plan.refused(error.line()?)?;
+        if refused.line == "COMMIT" {
+            refused.culprit = isolate::culprit(&mut self.door, plan).cloned();
+        }
+        Some(refused)
+    }
+}
+
+fn is_ours(chain: &str) -> bool {
+    chain.starts_with(names::OURS) || matches!(chain, base::CANARY | base::MARK_MASQUERADE)
 }
 
 /// The whole of what a kernel without rules needs for a table: what goldens hold and `ferrovia plan` prints.
@@ -97,6 +128,7 @@ impl<D: Door> Mode for Iptables<D> {
         let stamp = self.door.stamp().map_err(Error::Observe)?;
         self.known = Known::Observed(observe::observe(&mut self.door).map_err(Error::Observe)?);
         self.stamp = Some(stamp);
+        self.fingerprint = None;
         Ok(())
     }
 
@@ -122,7 +154,16 @@ impl<D: Door> Mode for Iptables<D> {
 
     fn drift(&mut self) -> Result<Drift, Error> {
         let now = self.door.stamp().map_err(Error::Observe)?;
-        Ok(if self.stamp.as_ref() == Some(&now) { Drift::None } else { Drift::Suspected })
+        if !self.is_as_known(&now)? {
+            return Ok(Drift::Suspected);
+        }
+        if self.fingerprint.is_none() {
+            let fingerprint = self.door.fingerprint(&is_ours).map_err(Error::Observe)?;
+            // Only if it is of the time of the stamp.
+            let still = self.door.stamp().map_err(Error::Observe)? == now;
+            self.fingerprint = fingerprint.filter(|_| still);
+        }
+        Ok(Drift::None)
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {

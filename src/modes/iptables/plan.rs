@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use super::names::ChainKey;
 use super::observe::Observed;
 use super::render::{Content, ContentHash, Rules, Style};
-use crate::kernel::iptables::Table;
+use crate::kernel::iptables::{Input, Table};
 use crate::model::{Family, ServicePortName};
 
 /// What this mode knows to be in the kernel.
@@ -89,11 +89,6 @@ impl Plan {
         self.tables.iter().map(|table| table.writes.len() + table.jumps.len() + table.removals.len()).sum()
     }
 
-    /// How many tables it commits.
-    pub fn commits(&self) -> u32 {
-        self.tables.iter().filter(|table| !table.is_empty()).count() as u32
-    }
-
     /// What a line of the text is, from 1.
     pub fn refused(&self, line: usize) -> Option<Refused> {
         let mut pick = PickLine { left: line.checked_sub(1)?, line: String::new() };
@@ -101,6 +96,12 @@ impl Plan {
         let _ = write!(pick, "{self}");
         let culprit = self.owner(line).cloned();
         (!pick.line.is_empty()).then_some(Refused { line: pick.line, culprit })
+    }
+
+    /// What is to be written to choose endpoints: all that has matches which depend on the ServicePort.
+    pub(super) fn choices(&self) -> Vec<&Content> {
+        let contents = self.tables.iter().flat_map(|table| &table.writes).map(|(_, content)| content);
+        contents.filter(|content| matches!(content, Content::Choice(..))).collect()
     }
 
     /// Whom a line of the text belongs to, from 1.
@@ -118,6 +119,12 @@ impl Plan {
             at += table.jumps.len() + table.removals.len() + 1;
         }
         None
+    }
+}
+
+impl Input for Plan {
+    fn commits(&self) -> u32 {
+        self.tables.iter().filter(|table| !table.is_empty()).count() as u32
     }
 }
 

@@ -133,11 +133,31 @@ pub fn network(side: &str, network: &IpNet) -> String {
 pub struct Rules<'a> {
     out: &'a mut dyn Write,
     chain: &'a str,
+    which: Which,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Only rules that lead to no other chain.
+    ToEndpoints,
 }
 
 impl<'a> Rules<'a> {
     pub fn new(out: &'a mut dyn Write, chain: &'a str) -> Self {
-        Rules { out, chain }
+        Rules { out, chain, which: Which::All }
+    }
+
+    /// Leaves out the rules that lead to other chains, which need not be there.
+    pub fn to_endpoints(out: &'a mut dyn Write, chain: &'a str) -> Self {
+        Rules { out, chain, which: Which::ToEndpoints }
+    }
+
+    pub fn goto(&mut self, rule: fmt::Arguments<'_>) -> fmt::Result {
+        match self.which {
+            Which::All => self.rule(rule),
+            Which::ToEndpoints => Ok(()),
+        }
     }
 
     pub fn rule(&mut self, rule: fmt::Arguments<'_>) -> fmt::Result {

@@ -30,7 +30,7 @@ use problems::{Problems, Scope};
 use settings::NodeFacts;
 
 pub use problems::Problem;
-pub use settings::{DetectLocal, NodePortSetting, Settings};
+pub use settings::Settings;
 
 /// Turns what changed in the store into what changes in the tables.
 #[derive(Debug)]

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::{Family, LocalTraffic, NodePolicy, NodePortAddresses, Scheduler, network_of_host};
+use crate::model::{
+    DetectLocal, Family, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting, Scheduler,
+    network_of_host,
+};
 use crate::sync::objects::Node;
 
 /// The part of the configuration that compiling needs.
@@ -43,28 +46,6 @@ impl Settings {
     pub(super) fn default_scheduler(&self) -> Scheduler {
         self.default_scheduler.or(self.schedulers.first().copied()).unwrap_or(Scheduler::Random)
     }
-}
-
-/// `--nodeport-addresses` as written.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum NodePortSetting {
-    #[default]
-    All,
-    Networks(Vec<IpNet>),
-    /// The node's own address of each family, as its Node object has it.
-    Primary,
-}
-
-/// `--detect-local-mode` with what it needs, before the Node is known.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum DetectLocal {
-    #[default]
-    None,
-    ClusterCidr(Vec<IpNet>),
-    /// The Node's `spec.podCIDRs`.
-    NodeCidr,
-    Bridge(String),
-    InterfacePrefix(String),
 }
 
 /// What compiling takes from the Node. A change of it concerns every Service.
@@ -107,15 +88,15 @@ impl NodeFacts {
             DetectLocal::None => LocalTraffic::Undetected,
             DetectLocal::ClusterCidr(networks) => LocalTraffic::Sources(networks.clone()),
             DetectLocal::NodeCidr => LocalTraffic::Sources(self.pod_networks.clone()),
-            DetectLocal::Bridge(name) => LocalTraffic::Interface(name.clone()),
-            DetectLocal::InterfacePrefix(prefix) => LocalTraffic::InterfacePrefix(prefix.clone()),
+            DetectLocal::BridgeInterface(name) => LocalTraffic::Interface(name.clone()),
+            DetectLocal::InterfaceNamePrefix(prefix) => LocalTraffic::InterfacePrefix(prefix.clone()),
         }
     }
 
     fn node_ports(&self, setting: &NodePortSetting) -> NodePortAddresses {
         match setting {
             NodePortSetting::All => NodePortAddresses::All,
-            NodePortSetting::Networks(networks) => NodePortAddresses::In(networks.clone()),
+            NodePortSetting::In(networks) => NodePortAddresses::In(networks.clone()),
             NodePortSetting::Primary => NodePortAddresses::In(
                 Family::ALL
                     .into_iter()

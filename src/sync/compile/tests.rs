@@ -6,7 +6,7 @@ mod property;
 
 use ipnet::IpNet;
 
-use crate::model::{Endpoint, Family, ServicePort, ServiceTable};
+use crate::model::{DetectLocal, Endpoint, Family, NodePortSetting, ServicePort, ServiceTable};
 use crate::sync::builders::{HERE, ip, name, store};
 use crate::sync::objects::{Event, Object, Reason};
 use crate::sync::store::Store;

@@ -13,7 +13,7 @@ pub use stats::{Gone, SourceStats};
 
 use std::sync::mpsc::Sender;
 
-use crate::sync::objects::Event;
+use crate::sync::Input;
 
 /// The source that this proxy has.
 pub enum Source {
@@ -23,7 +23,7 @@ pub enum Source {
 
 impl Source {
     /// Sends complete first lists of all kinds, then changes. Ends only when nobody listens any more.
-    pub async fn run(self, events: Sender<Event>) {
+    pub async fn run(self, events: Sender<Input>) {
         match self {
             Source::Cluster(cluster) => cluster.run(events).await,
             Source::Manifests(manifests) => manifests.run(events).await,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use crate::sync::Input;
 use crate::sync::objects::{Event, Kind, Object};
 
 /// Nobody listens to events any more: the program is ending.
@@ -54,7 +55,7 @@ impl SourceStats {
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(millis)))
     }
 
-    pub(super) fn send(&self, events: &Sender<Event>, event: Event) -> Result<(), Gone> {
+    pub(super) fn send(&self, events: &Sender<Input>, event: Event) -> Result<(), Gone> {
         let kind = match &event {
             Event::ListStarted(kind) | Event::Deleted(kind, _) => *kind,
             Event::ListDone(kind) => {
@@ -70,7 +71,7 @@ impl SourceStats {
             }
         };
         self.heard(kind);
-        events.send(event).map_err(|_| Gone)
+        events.send(event.into()).map_err(|_| Gone)
     }
 
     pub(super) fn heard(&self, kind: Kind) {

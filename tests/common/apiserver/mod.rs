@@ -73,6 +73,9 @@ impl Shared {
     }
 }
 
+/// How long a test waits for what must happen.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// A running server, in a thread of its own.
 pub struct ApiServer {
     shared: Arc<Shared>,
@@ -212,7 +215,7 @@ impl ApiServer {
 
     #[track_caller]
     pub fn until(&self, what: &str, wanted: impl Fn(&ApiServer) -> bool) {
-        let deadline = std::time::Instant::now() + super::listener::PATIENCE;
+        let deadline = std::time::Instant::now() + PATIENCE;
         while !wanted(self) {
             assert!(std::time::Instant::now() < deadline, "never: {what}; asked: {:#?}", self.asked());
             std::thread::sleep(std::time::Duration::from_millis(5));

@@ -83,6 +83,33 @@ fn a_refused_line_names_its_service_port() {
 }
 
 #[test]
+fn a_kernel_without_a_match_refuses_only_those_who_need_it() {
+    let (mut mode, mut table) = settled();
+    mode.door.refuse_at_commit = Some("-m recent".to_owned());
+    let affinity = Some(crate::model::Affinity { timeout_seconds: 60.try_into().unwrap() });
+    for index in 10..30 {
+        let affinity = affinity.filter(|_| index == 17);
+        table.set(ServicePort { affinity, ..service(&format!("s{index}"), &[cluster_ip(index)]) });
+    }
+    let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
+    assert_eq!(error.culprit(), Some(&name("s17")), "{error}");
+    assert!(!mode.door.tables[&Table::Nat].contains_key("FERRO-TRIAL"));
+    table.remove(&name("s17"));
+    mode.observe().unwrap();
+    sync(&mut mode, &mut table);
+    assert_nothing_to_do(&mut mode, &mut table);
+}
+
+#[test]
+fn a_kernel_that_refuses_no_endpoint_accuses_nobody() {
+    let (mut mode, mut table) = settled();
+    mode.door.refuse_at_commit = Some("-d 10.96.0.3/32".to_owned());
+    table.set(service("c", &[cluster_ip(3)]));
+    let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
+    assert_eq!(error.culprit(), None, "{error}");
+}
+
+#[test]
 fn cleanup_leaves_what_is_not_ours_and_may_be_repeated() {
     let (mut mode, _) = settled();
     mode.door.chain(Table::Nat, "PREROUTING").push("-j ACCEPT".to_owned());

@@ -363,8 +363,11 @@ mod the_node {
     fn every_detect_local_mode_has_its_place() {
         let detected = |detect_local| policy(Settings { detect_local, ..settings() }, None).local_traffic;
         assert_eq!(detected(DetectLocal::None), LocalTraffic::Undetected);
-        assert_eq!(detected(DetectLocal::Bridge("br0".into())), LocalTraffic::Interface("br0".into()));
-        let prefix = DetectLocal::InterfacePrefix("veth".into());
+        assert_eq!(
+            detected(DetectLocal::BridgeInterface("br0".into())),
+            LocalTraffic::Interface("br0".into())
+        );
+        let prefix = DetectLocal::InterfaceNamePrefix("veth".into());
         assert_eq!(detected(prefix), LocalTraffic::InterfacePrefix("veth".into()));
     }
 

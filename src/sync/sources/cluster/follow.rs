@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::sync::Input;
 use crate::sync::objects::Event;
 
 use super::super::decode::{self, Change, Decoded, Interner, Item, Line, Page, WatchStatus};
@@ -32,7 +33,7 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 pub struct Shared<'a> {
     pub connection: &'a Connection,
     pub names: &'a Mutex<Interner>,
-    pub events: &'a Sender<Event>,
+    pub events: &'a Sender<Input>,
     pub stats: &'a SourceStats,
     pub timing: Timing,
 }

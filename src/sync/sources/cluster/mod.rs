@@ -11,7 +11,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::sync::objects::Event;
+use crate::sync::Input;
 
 use super::SourceStats;
 use super::decode::Interner;
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     /// Sends what there is, then every change, until nobody listens any more. No failure ends it.
-    pub async fn run(self, events: Sender<Event>) {
+    pub async fn run(self, events: Sender<Input>) {
         let names = Mutex::new(Interner::default());
         let shared = Shared {
             connection: &self.connection,

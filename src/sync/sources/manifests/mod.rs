@@ -13,6 +13,7 @@ use std::sync::mpsc::Sender;
 
 use thiserror::Error;
 
+use crate::sync::Input;
 use crate::sync::objects::{Event, Kind};
 
 use super::{Gone, SourceStats};
@@ -63,7 +64,7 @@ impl Manifests {
     }
 
     /// Sends what the directory holds, then every change of it, until nobody listens any more.
-    pub async fn run(self, events: Sender<Event>) {
+    pub async fn run(self, events: Sender<Input>) {
         // Watched before it is read, so that no change falls in between.
         let mut watch = Watch::new(&self.directory);
         let mut directory = Directory::new(self.directory.clone(), &self.node);
@@ -86,7 +87,7 @@ impl Manifests {
         }
     }
 
-    fn deliver(&self, seen: Seen, first: bool, events: &Sender<Event>) -> Result<(), Gone> {
+    fn deliver(&self, seen: Seen, first: bool, events: &Sender<Input>) -> Result<(), Gone> {
         for error in &seen.malformed {
             self.stats.count_error();
             tracing::error!("{error}; what the file held before stays in force");
