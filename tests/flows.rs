@@ -1,12 +1,9 @@
 //! The program in a cluster of network namespaces, judged by what becomes of real packets.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread;
 
 use ferrovia::lab::Observed;
@@ -14,20 +11,8 @@ use ferrovia::lab::flows;
 use ferrovia::lab::runner::Spread;
 use ferrovia::model::Protocol;
 
-use crate::common::rig::{PATIENCE, Rig, SOON, address, endpoints, eventually, ip, service};
-
-/// Makes two tests of each case, one for each flavour of iptables.
-macro_rules! in_both_flavours {
-    ($($(#[$attribute:meta])* fn $name:ident($flavour:ident: &str) $body:block)*) => {
-        $($(#[$attribute])* fn $name($flavour: &str) $body)*
-        mod legacy {
-            $(#[test] fn $name() { super::$name("legacy") })*
-        }
-        mod nft {
-            $(#[test] fn $name() { super::$name("nft") })*
-        }
-    };
-}
+use crate::common::in_both_flavours;
+use crate::common::rig::{Rig, SOON, eventually, web};
 
 /// Every directory of `tests/golden` with a flow table.
 fn golden_cases() -> Vec<PathBuf> {
@@ -63,88 +48,6 @@ fn play_golden(case: &Path, flavour: &str) -> Vec<String> {
         problems.push(rig.log());
     }
     problems
-}
-
-/// A port of 10.96.0.10 over TCP, in front of port 8080 of some pods.
-fn web(spec: &str, pods: &[&str]) -> String {
-    let spec = format!("clusterIP: 10.96.0.10, ports: [{{port: 80, nodePort: 30080}}], {spec}");
-    service("web", &spec) + &endpoints("web", "TCP", 8080, pods)
-}
-
-/// The same over UDP, on 10.96.0.53.
-fn dns(pods: &[&str]) -> String {
-    let spec = "type: NodePort, clusterIP: 10.96.0.53, ports: [{protocol: UDP, port: 53, nodePort: 30053}]";
-    service("dns", spec) + &endpoints("dns", "UDP", 8080, pods)
-}
-
-/// A client that goes on sending from the same port.
-struct UdpClient {
-    socket: std::net::UdpSocket,
-}
-
-impl UdpClient {
-    fn new(rig: &Rig, from: &str, to: &str) -> Self {
-        let socket = rig.lab.datagrams(ip(from)).unwrap();
-        socket.connect(address(to)).unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
-        UdpClient { socket }
-    }
-
-    /// The server that answers, or the error.
-    fn ask(&self) -> Result<String, std::io::ErrorKind> {
-        let mut buffer = [0; 200];
-        let kind = |error: std::io::Error| error.kind();
-        self.socket.send(b"?").map_err(kind)?;
-        let length = self.socket.recv(&mut buffer).map_err(kind)?;
-        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        Ok(text.split(' ').next().unwrap().to_owned())
-    }
-
-    fn port(&self) -> u16 {
-        self.socket.local_addr().unwrap().port()
-    }
-
-    /// Its line in the connection tracking table.
-    fn tracked(&self, rig: &Rig) -> Option<String> {
-        let port = format!("sport={} ", self.port());
-        let table = rig.tracked("udp");
-        let line = table.lines().find(|line| line.contains(&port))?;
-        // The time left and [ASSURED] change; addresses and the id do not.
-        let kept = |word: &&str| word.contains('=');
-        Some(line.split_whitespace().filter(kept).collect::<Vec<_>>().join(" "))
-    }
-}
-
-/// A connection to a server that repeats what it hears.
-struct Echo {
-    lines: BufReader<TcpStream>,
-    server: String,
-}
-
-impl Echo {
-    fn connect(rig: &Rig, from: &str, to: &str) -> Self {
-        let stream = rig.lab.connect(ip(from), address(to), PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut echo = Echo { lines: BufReader::new(stream), server: String::new() };
-        let introduction = echo.hear();
-        echo.server = introduction.split(' ').next().unwrap().to_owned();
-        echo
-    }
-
-    fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn assert_alive(&mut self) {
-        self.lines.get_mut().write_all(b"still there?\n").unwrap();
-        assert_eq!(self.hear(), "still there?\n");
-    }
-}
-
-fn refused() -> Result<String, std::io::ErrorKind> {
-    Err(std::io::ErrorKind::ConnectionRefused)
 }
 
 in_both_flavours! {
@@ -208,105 +111,6 @@ in_both_flavours! {
         rig.expect("10.244.1.5 tcp 10.96.0.10:80 -> to 10.244.1.5:8080 masqueraded");
     }
 
-    fn l2_udp_entry_cleared_when_endpoints_go(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
-        let clients = [("10.244.1.9", "10.96.0.53:53"), ("172.18.0.100", "172.18.0.2:30053")]
-            .map(|(from, to)| UdpClient::new(&rig, from, to));
-        for client in &clients {
-            assert_eq!(client.ask().as_deref(), Ok("10.244.1.5:8080"));
-        }
-        rig.write("dns.yaml", &dns(&[]));
-        for client in &clients {
-            assert!(eventually(SOON, || client.ask() == refused()), "{:?}\n{}", client.ask(), rig.log());
-        }
-    }
-
-    /// C1: the flow of a client that never stops sending goes over to an endpoint that is left.
-    fn c1_udp_client_moves_to_the_endpoint_that_is_left(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
-        let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
-        assert_eq!(client.ask().as_deref(), Ok("10.244.1.5:8080"));
-        rig.write("dns.yaml", &dns(&["10.244.2.6"]));
-        assert!(eventually(SOON, || client.ask().as_deref() == Ok("10.244.2.6:8080")), "{}", rig.log());
-    }
-
-    fn l3_udp_entry_cleared_when_service_deleted(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
-        let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
-        assert_eq!(client.ask().as_deref(), Ok("10.244.1.5:8080"));
-        rig.remove("dns.yaml");
-        let is_gone = || {
-            let _ = client.ask();
-            !client.tracked(&rig).is_some_and(|line| line.contains("src=10.244.1.5"))
-        };
-        assert!(eventually(SOON, is_gone), "{:?}\n{}", client.tracked(&rig), rig.log());
-        assert!(client.ask().is_err());
-    }
-
-    /// k8s#49881: a client outside whose server has the number of a NodePort.
-    fn l4_foreign_udp_flow_untouched(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
-        rig.lab.listen(address("172.18.0.100:30053"), Protocol::Udp).unwrap();
-        let foreign = UdpClient::new(&rig, "10.244.1.9", "172.18.0.100:30053");
-        let ours = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
-        assert_eq!(foreign.ask().as_deref(), Ok("172.18.0.100:30053"));
-        assert_eq!(ours.ask().as_deref(), Ok("10.244.1.5:8080"));
-        let before = foreign.tracked(&rig).expect("its flow is tracked");
-        rig.write("dns.yaml", &dns(&["10.244.1.6"]));
-        assert!(eventually(SOON, || ours.ask().as_deref() == Ok("10.244.1.6:8080")), "{}", rig.log());
-        assert_eq!(foreign.tracked(&rig), Some(before));
-    }
-
-    fn c3_restart_keeps_udp_flows(flavour: &str) {
-        let mut rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5", "10.244.2.5"]))]);
-        let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
-        let server = client.ask().unwrap();
-        let before = client.tracked(&rig).expect("its flow is tracked");
-        rig.kill_proxy();
-        assert_eq!(client.ask().as_ref(), Ok(&server), "while no proxy runs");
-        rig.start_proxy();
-        // Something to reconcile, so that it has certainly been done.
-        let witness = UdpClient::new(&rig, "10.244.1.8", "10.96.0.53:53");
-        let first = witness.ask().unwrap();
-        let left = if first.starts_with("10.244.1.5") { "10.244.2.5" } else { "10.244.1.5" };
-        let draining = format!("{} ready: false, serving: true, terminating: true", first.trim_end_matches(":8080"));
-        rig.write("dns.yaml", &dns(&[left, &draining]));
-        rig.expect_soon(&format!("10.244.1.7 udp 10.96.0.53:53 -> to {left}:8080"));
-        assert_eq!(witness.ask(), Ok(first), "C11: it serves until it has ended");
-        assert_eq!(client.tracked(&rig), Some(before));
-        assert_eq!(client.ask(), Ok(server));
-    }
-
-    /// k8s#48719: a client that was there before the rules.
-    fn c9_udp_sent_before_the_rules_does_not_stick(flavour: &str) {
-        let mut rig = Rig::without_proxy(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))], &[]);
-        rig.run(&format!("iptables-{flavour} -A FORWARD -m conntrack --ctstate NEW"));
-        let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
-        let _ = client.ask();
-        assert!(client.tracked(&rig).is_some(), "it is tracked as it was sent");
-        rig.start_proxy();
-        assert!(eventually(SOON, || client.ask().as_deref() == Ok("10.244.1.5:8080")), "{}", rig.log());
-    }
-
-    fn a4_restart_keeps_established_connections(flavour: &str) {
-        let mut rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
-        let mut connections = [
-            ("10.244.1.9", "10.96.0.10:80"),
-            ("172.18.0.2", "10.96.0.10:80"),
-            ("172.18.0.100", "172.18.0.2:30080"),
-            ("10.244.1.5", "10.96.0.10:80"),
-        ]
-        .map(|(from, to)| Echo::connect(&rig, from, to));
-        for _ in 0..3 {
-            rig.kill_proxy();
-            connections.iter_mut().for_each(Echo::assert_alive);
-            rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080 10.244.2.5:8080");
-            rig.start_proxy();
-            connections.iter_mut().for_each(Echo::assert_alive);
-        }
-        rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080 10.244.2.5:8080");
-    }
-
     /// A client keeps its endpoint while others come and go and over a restart, and gets another one when it leaves.
     fn e9_affinity_ends_only_with_its_endpoint(flavour: &str) {
         let web = |pods: &[&str]| web("sessionAffinity: ClientIP", pods);
@@ -329,78 +133,6 @@ in_both_flavours! {
         let second = server(&rig);
         assert!(sticks(&rig, &second), "again");
     }
-
-    /// k8s#75360: new connections while the proxy is killed and started, again and again.
-    fn l10_kill_and_restart_fail_no_connection(flavour: &str) {
-        let mut rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
-        let (stop, failures, connections) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
-        let lab = Arc::clone(&rig.lab);
-        thread::scope(|scope| {
-            for (from, to) in [("10.244.1.9", "10.96.0.10:80"), ("172.18.0.100", "172.18.0.2:30080")] {
-                let (stop, failures, connections, lab) = (&stop, &failures, &connections, &lab);
-                scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        let observed = lab.probe(ip(from), Protocol::Tcp, address(to), PATIENCE).unwrap();
-                        connections.fetch_add(1, Ordering::Relaxed);
-                        if !matches!(observed, Observed::Answered { .. }) {
-                            failures.lock().unwrap().push(format!("{from}: {observed}"));
-                        }
-                    }
-                });
-            }
-            for _ in 0..8 {
-                rig.kill_proxy();
-                rig.start_proxy();
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
-        let connections = connections.into_inner();
-        assert!(connections > 200, "only {connections} connections: that proves nothing");
-    }
-
-    /// C11: connections end when their endpoint ends, not when it is taken out.
-    fn c11_connections_outlive_their_endpoint_in_the_service(flavour: &str) {
-        let rig = Rig::start(flavour, &[("web.yaml", &web("", &["10.244.1.5"]))]);
-        let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
-        assert_eq!(connection.server, "10.244.1.5:8080");
-        rig.write("web.yaml", &web("", &["10.244.2.5"]));
-        rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.2.5:8080");
-        connection.assert_alive();
-        rig.remove("web.yaml");
-        rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> untouched");
-        connection.assert_alive();
-    }
-
-    /// L5: whatever somebody else takes away comes back.
-    fn l5_rules_that_were_taken_away_come_back(flavour: &str) {
-        let rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
-        let nat = || {
-            let rules = rig.run(&format!("iptables-{flavour}-save -t nat"));
-            let mut rules: Vec<_> =
-                rules.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect();
-            rules.sort();
-            rules
-        };
-        let whole = nat();
-        let dnat = whole.iter().find(|rule| rule.contains("-j DNAT")).expect("a rule for the endpoint");
-        let jump = whole.iter().find(|rule| rule.starts_with("-A PREROUTING")).expect("a jump from PREROUTING");
-        for rule in [dnat, jump] {
-            let rule = rule.replacen("-A", "-D", 1);
-            delete(&rig, flavour, &rule);
-            assert!(eventually(SOON, || nat() == whole), "{rule}:\n{}\n{}", nat().join("\n"), rig.log());
-        }
-        rig.run(&format!("iptables-{flavour} -t nat -F"));
-        assert!(eventually(SOON, || nat() == whole), "flushed:\n{}\n{}", nat().join("\n"), rig.log());
-        rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080");
-    }
-}
-
-/// Deletes a rule as `iptables-save` printed it, by the one program that reads its quotes.
-fn delete(rig: &Rig, flavour: &str, rule: &str) {
-    let script = format!("printf '*nat\\n%s\\nCOMMIT\\n' \"$0\" | iptables-{flavour}-restore --noflush");
-    let output = rig.lab.here().command("sh").unwrap().args(["-c", &script, rule]).output().unwrap();
-    assert!(output.status.success(), "{rule}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// S1: a NodePort is not on the node's loopback addresses, and what is there is not opened to neighbours.

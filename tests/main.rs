@@ -9,3 +9,5 @@ mod flows;
 mod golden;
 mod iptables;
 mod manifests;
+mod stale_flows;
+mod survival;

@@ -33,8 +33,8 @@ pub struct Arguments {
     /// The proxy mode to show
     #[arg(long, default_value = "iptables")]
     mode: String,
-    /// How many seconds to go on
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=3600))]
+    /// How many seconds to go on: four scenes, each long enough for a change to settle
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(8..=3600))]
     duration: u64,
     /// The program that is run as `PROGRAM proxy` instead of this one
     #[arg(long, hide = true, default_value = "/proc/self/exe")]
@@ -105,7 +105,10 @@ fn play_scenes(
         let end = start + total * end / SCENES.len() as u32;
         set(lab, traffic, scene)?;
         screen.scene(start.elapsed(), scene.title)?;
-        while Instant::now() < end && !interrupted.load(Ordering::Relaxed) {
+        while Instant::now() < end {
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             if !proxy.is_running() {
                 bail!("the proxy ended. Its last words:\n{}", proxy.log());
             }

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +45,8 @@ impl Proxy {
         command.args(["--healthz-bind-address", "0.0.0.0:10256"]);
         command.args(["--metrics-bind-address", "127.0.0.1:10249"]);
         command.args(flags);
+        // Ctrl-C is for who runs the lab.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(LabError::Proxy)?;
         let log = Arc::default();
@@ -78,10 +81,6 @@ impl Proxy {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// The last lines that it wrote to its standard error.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 
@@ -93,7 +94,6 @@ fn write_sysctl(name: &str, value: &'static str) -> Result<(), LabError> {
 
 fn build_segment(gateway: &Host, members: &[&Host]) -> Result<(), LabError> {
     gateway.namespace.run(|| -> Result<(), LabError> {
-        use std::os::fd::AsFd;
         let mut network = Network::open()?;
         let bridge = network.add_bridge(BRIDGE)?;
         network.up(bridge)?;
@@ -128,7 +128,6 @@ fn build_pods(node: &Host, network_number: u8) -> Result<Vec<Host>, LabError> {
 }
 
 fn connect_pod(pod: &Host, number: u8) -> Result<(), LabError> {
-    use std::os::fd::AsFd;
     let mut network = Network::open()?;
     let link = network.add_veth(&pod_interface(number), INTERFACE, pod.namespace.as_fd())?;
     network.up(link)?;

@@ -178,3 +178,15 @@ fn endpoint(text: &str) -> String {
     let node = if on_other_node { "elsewhere" } else { "here" };
     format!("{{addresses: [\"{address}\"], nodeName: {node}, conditions: {{{conditions}}}}}")
 }
+
+/// A port of 10.96.0.10 over TCP, in front of port 8080 of some pods.
+pub fn web(spec: &str, pods: &[&str]) -> String {
+    let spec = format!("clusterIP: 10.96.0.10, ports: [{{port: 80, nodePort: 30080}}], {spec}");
+    service("web", &spec) + &endpoints("web", "TCP", 8080, pods)
+}
+
+/// The same over UDP, on 10.96.0.53.
+pub fn dns(pods: &[&str]) -> String {
+    let spec = "type: NodePort, clusterIP: 10.96.0.53, ports: [{protocol: UDP, port: 53, nodePort: 30053}]";
+    service("dns", spec) + &endpoints("dns", "UDP", 8080, pods)
+}
