@@ -58,7 +58,7 @@ pub struct Plan {
     pub(super) style: Style,
     pub(super) scope: Scope,
     /// In the order in which they are written: what refuses traffic comes before what lets it in.
-    pub(super) tables: [TablePlan; 3],
+    pub(super) tables: [TablePlan; 2],
     /// Every chain looked at, as it is after this plan.
     pub(super) visited: BTreeMap<ChainKey, ContentHash>,
     pub(super) gone: Vec<ChainKey>,

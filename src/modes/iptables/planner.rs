@@ -174,7 +174,7 @@ impl<'a> Planner<'a> {
 
     fn finish(self) -> Plan {
         let family = self.style.family;
-        let mut tables = [Table::Mangle, Table::Filter, Table::Nat].map(|table| TablePlan {
+        let mut tables = [Table::Filter, Table::Nat].map(|table| TablePlan {
             table,
             writes: Vec::new(),
             jumps: self.jumps(table),

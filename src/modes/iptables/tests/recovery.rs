@@ -49,7 +49,7 @@ fn a_deleted_rule_is_repaired() {
 #[test]
 fn a_missing_jump_is_repaired() {
     let (mut mode, table) = settled();
-    mode.door.chain(Table::Filter, "FORWARD").remove(1);
+    mode.door.chain(Table::Filter, "FORWARD").remove(0);
     assert_repaired(mode, table);
 }
 
