@@ -191,7 +191,7 @@ in_both_flavours! {
     }
 
     /// E4 too: the last endpoint leaves.
-    fn e10_without_endpoints_clients_are_refused_at_once(flavour: &str) {
+    fn e4_e10_without_endpoints_clients_are_refused_at_once(flavour: &str) {
         let rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
         rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080");
         rig.write("web.yaml", &web("type: NodePort", &[]));

@@ -70,7 +70,7 @@ fn connections_are_spread_as_the_scheduler_says() {
 }
 
 #[test]
-fn affinity_ends_with_its_endpoint_and_outlives_other_changes() {
+fn e9_affinity_ends_with_its_endpoint_and_outlives_other_changes() {
     each(|mut node| {
         serve(&node, 4);
         let affinity = Some(Affinity { timeout_seconds: 60.try_into().unwrap() });

@@ -1,6 +1,7 @@
 //! `ferrovia proxy`: the program's main job.
 
 mod io;
+mod panics;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::sync::{Input, Sync};
 use super::{assemble, cleanup};
 
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    panics::end_the_process();
     let config = config::load(flags)?;
     config::logging::init(&config.logging).context("cannot set up logging")?;
     for warning in &config.warnings {
@@ -112,7 +114,8 @@ fn planes(config: &Config) -> anyhow::Result<Vec<(ServiceTable, Plane<Iptables<P
         match usable(family, flavour) {
             Ok(programs) => {
                 let settings = assemble::iptables_settings(config, Some(&programs));
-                let mode = Iptables::new(programs, settings);
+                let other = Programs::find(family, Some(flavour.other())).ok();
+                let mode = Iptables::new(programs, settings).in_place_of(other);
                 let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
                 planes.push((ServiceTable::new(family), plane));
             }
@@ -131,6 +134,7 @@ fn planes(config: &Config) -> anyhow::Result<Vec<(ServiceTable, Plane<Iptables<P
 fn usable(family: Family, flavour: Flavour) -> Result<Programs, iptables::Error> {
     let mut programs = Programs::find(family, Some(flavour))?;
     programs.stamp()?;
+    programs.probe()?;
     Ok(programs)
 }
 

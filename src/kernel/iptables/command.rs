@@ -32,6 +32,15 @@ impl Programs {
         Ok(Programs { family, variant, stamps: StampReader::new(family, flavour) })
     }
 
+    /// Whether the kernel has what they need, asked as kube-proxy asks. That the lock is held says nothing about it.
+    pub fn probe(&self) -> Result<(), Error> {
+        let arguments = ["-w", "5", "-t", "nat", "-S", "POSTROUTING"];
+        match Running::start(self.variant.iptables, &arguments).and_then(Running::end) {
+            Err(error) if !error.is_transient() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub fn flavour(&self) -> Flavour {
         self.variant.flavour
     }

@@ -88,4 +88,17 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether the input is not to blame: no other input would have fared better.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Missing(_) | Error::Run { .. } | Error::Stamp { .. } => true,
+            // Of the legacy programs, once their `-w` is over (k8s#7370), or where the lock's file cannot be opened.
+            Error::Failed { message, .. } => {
+                message.contains("xtables lock") || message.contains("can't open lock file")
+            }
+            #[cfg(test)]
+            Error::Fake { .. } => false,
+        }
+    }
 }

@@ -34,11 +34,19 @@ pub struct Iptables<D> {
     known: Known,
     /// The kernel's when `known` was true of it; `None` when somebody else may have come in between.
     stamp: Option<Stamp>,
+    /// To where an earlier proxy may have left rules: the other flavour.
+    other: Option<D>,
 }
 
 impl<D: Door> Iptables<D> {
     pub fn new(door: D, settings: Settings) -> Self {
-        Iptables { door, settings, known: Known::default(), stamp: None }
+        Iptables { door, settings, known: Known::default(), stamp: None, other: None }
+    }
+
+    /// A node whose rules are in one flavour must have none in the other: both are asked for each packet, and the first
+    /// to translate it wins, with endpoints of long ago (k8s#71305).
+    pub fn in_place_of(self, other: Option<D>) -> Self {
+        Iptables { other, ..self }
     }
 
     /// The door to the same rules, for what is not this mode's own.
@@ -81,6 +89,14 @@ impl ModeError for Error {
         match self {
             Error::Restore { refused: Some(refused), .. } => refused.culprit.as_ref(),
             _ => None,
+        }
+    }
+
+    fn is_transient(&self) -> bool {
+        match self {
+            // Nothing of a plan is in it.
+            Error::Observe(_) => true,
+            Error::Restore { source, .. } | Error::Cleanup(source) => source.is_transient(),
         }
     }
 }
@@ -126,9 +142,13 @@ impl<D: Door> Mode for Iptables<D> {
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
-        let removed = remove_kube_proxy(&mut self.door).map_err(Error::Cleanup);
         self.stamp = None;
-        removed
+        let here = remove_kube_proxy(&mut self.door);
+        let there = match &mut self.other {
+            Some(other) => cleanup::remove_ours(other).and(remove_kube_proxy(other)),
+            None => Ok(()),
+        };
+        here.and(there).map_err(Error::Cleanup)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {

@@ -265,7 +265,7 @@ fn y5_a_held_lock_is_no_reason_to_suspect_a_service() {
 }
 
 #[test]
-fn drift_is_noticed_repaired_and_told_from_a_change() {
+fn l5_drift_is_noticed_repaired_and_told_from_a_change() {
     let mut bench = Bench::new();
     bench.table.set(port("a", 1));
     bench.sync().unwrap();

@@ -83,7 +83,7 @@ fn assert_even(n: u32) {
 }
 
 #[test]
-fn endpoints_are_chosen_evenly_however_many() {
+fn y11_endpoints_are_chosen_evenly_however_many() {
     [1, 2, 3, 32, 33, 319, 10_000].into_iter().for_each(assert_even);
 }
 
