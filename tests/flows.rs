@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -319,6 +319,35 @@ in_both_flavours! {
         connection.assert_alive();
     }
 
+    /// k8s#74839: a reply that conntrack does not take for one is not translated back, and a client that sees it resets the
+    /// connection.
+    fn c7_invalid_replies_do_not_reach_the_client(flavour: &str) {
+        let rig = Rig::start(flavour, &[("web.yaml", &web("", &["10.244.2.5"]))]);
+        let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
+        let client = connection.lines.get_ref().local_addr().unwrap();
+        send_out_of_window(&rig, "10.244.2.5:8080", client);
+        let is_dropped = || {
+            let rules = rig.run(&format!("iptables-{flavour}-save -c -t filter"));
+            let invalid = |line: &&str| line.contains("INVALID") && line.ends_with("-j DROP");
+            rules.lines().filter(invalid).any(|line| !line.starts_with("[0:0]"))
+        };
+        assert!(eventually(SOON, is_dropped), "{}", rig.run(&format!("iptables-{flavour}-save -c -t filter")));
+        connection.assert_alive();
+    }
+
+    /// k8s#111682: a connection from the node itself whose own port is a NodePort's number.
+    fn e15_a_node_port_takes_no_replies_away(flavour: &str) {
+        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
+        rig.lab.listen(address("172.18.0.100:7000"), Protocol::Udp).unwrap();
+        let open = || std::net::UdpSocket::bind("172.18.0.2:30053").unwrap();
+        let socket = rig.lab.here().run(open).unwrap();
+        socket.connect(address("172.18.0.100:7000")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(UdpClient { socket }.ask().as_deref(), Ok("172.18.0.100:7000"));
+        let seen = rig.ask("172.18.0.100", Protocol::Udp, "172.18.0.2:30053");
+        assert!(matches!(seen, Observed::Answered { server, .. } if server == address("10.244.1.5:8080")), "{seen}");
+    }
+
     /// L5: whatever somebody else takes away comes back.
     fn l5_rules_that_were_taken_away_come_back(flavour: &str) {
         let rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
@@ -358,4 +387,39 @@ fn s1_loopback_stays_closed() {
     assert_eq!(forwarding.trim(), "0");
     rig.expect("10.244.1.9 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080 masqueraded");
     assert_eq!(rig.ask("172.18.0.2", Protocol::Tcp, "127.0.0.1:30080"), Observed::Refused);
+}
+
+/// Sends TCP segments of a connection's server to its client with sequence numbers all over the place, of which at most
+/// one is where it may be.
+fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
+    use rustix::net::{
+        AddressFamily, SendFlags, SocketFlags, SocketType, bind, ipproto, sendto, socket_with,
+    };
+    let server = address(server);
+    let send = || {
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::empty(), Some(ipproto::TCP));
+        let socket = socket.expect("this test needs root: a raw socket");
+        bind(&socket, &SocketAddr::new(server.ip(), 0)).unwrap();
+        for sequence in [0u32, 1 << 30, 1 << 31] {
+            let segment = segment(server, client, sequence);
+            sendto(&socket, &segment, SendFlags::empty(), &SocketAddr::new(client.ip(), 0)).unwrap();
+        }
+    };
+    rig.lab.host_of(server.ip()).unwrap().namespace.run(send).unwrap();
+}
+
+/// A TCP header with ACK set, and its checksum: a wrong one would be INVALID too.
+fn segment(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { panic!("IPv4") };
+    let mut bytes = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend([5 << 4, 0x10, 0x20, 0, 0, 0, 0, 0]);
+    let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20], &bytes].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
+    bytes
 }

@@ -7,3 +7,4 @@ mod flows;
 mod golden;
 mod iptables;
 mod manifests;
+mod proxy;

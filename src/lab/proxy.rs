@@ -49,10 +49,17 @@ impl Proxy {
         program: &Path,
         flags: impl IntoIterator<Item = S>,
     ) -> Result<Self, LabError> {
+        let mut command = Self::command(lab, program)?;
+        command.args(flags);
+        Self::spawn(command)
+    }
+
+    /// What [`start`](Self::start) starts, without further flags.
+    pub fn command(lab: &Lab, program: &Path) -> Result<Command, LabError> {
         lab.here().run(|| fs::create_dir_all(MANIFESTS))?.map_err(LabError::Manifests)?;
         let mut command = lab.here().command(program).map_err(LabError::Proxy)?;
-        command.args(["proxy", "--manifests", MANIFESTS]).args(LAB_FLAGS).args(flags);
-        Self::spawn(command)
+        command.args(["proxy", "--manifests", MANIFESTS]).args(LAB_FLAGS);
+        Ok(command)
     }
 
     /// Starts a command of [`Lab::here`] that is a whole command line of a proxy, whatever its source.

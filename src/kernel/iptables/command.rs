@@ -167,7 +167,23 @@ fn line_number(message: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::line_number;
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn y5_a_held_lock_is_told_from_a_refused_line() {
+        let fails =
+            |code: i32, words| failure("iptables-legacy-restore", ExitStatus::from_raw(code << 8), words);
+        for words in [
+            "Can't lock /run/xtables.lock: Resource temporarily unavailable\n",
+            "Another app is currently holding the xtables lock. Stopped waiting after 5s.\n",
+            "Fatal: can't open lock file /run/xtables.lock: Permission denied\n",
+        ] {
+            assert!(fails(4, words).is_transient(), "{words}");
+        }
+        assert!(!fails(1, "iptables-restore: line 9 failed\n").is_transient());
+    }
 
     #[test]
     fn the_line_is_found_in_what_each_flavour_says() {
