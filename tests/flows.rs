@@ -180,7 +180,7 @@ in_both_flavours! {
     }
 
     /// Clients inside the cluster may have any endpoint, and the node needs its own address to hear of the answer.
-    fn e8_external_policy_local_keeps_the_source(flavour: &str) {
+    fn e7_e8_external_policy_local_keeps_the_source(flavour: &str) {
         let spec = "type: NodePort, externalTrafficPolicy: Local";
         let rig = Rig::start(flavour, &[("web.yaml", &web(spec, &["10.244.1.5", "10.244.2.5"]))]);
         rig.expect(
@@ -200,6 +200,20 @@ in_both_flavours! {
              172.18.0.2   tcp 10.96.0.10:80    -> reject
              172.18.0.100 tcp 172.18.0.2:30080 -> reject",
         );
+    }
+
+    /// KEP-1860: what has nowhere to go ends here, and is not sent back to the load balancer that it came from.
+    fn e12_a_load_balancers_address_is_never_passed_on(flavour: &str) {
+        let spec = "type: LoadBalancer, externalTrafficPolicy: Local, clusterIP: 10.96.0.10, \
+                    ports: [{port: 80, nodePort: 30080}]";
+        let status = "status: {loadBalancer: {ingress: [{ip: 203.0.113.10}]}}\n";
+        let web = |pods: &[&str]| service("web", spec) + status + &endpoints("web", "TCP", 8080, pods);
+        let rig = Rig::start(flavour, &[("web.yaml", &web(&[]))]);
+        rig.expect("172.18.0.100 tcp 203.0.113.10:80 -> reject");
+        rig.write("web.yaml", &web(&["10.244.2.5"]));
+        rig.expect_soon("172.18.0.100 tcp 203.0.113.10:80 -> drop");
+        rig.write("web.yaml", &web(&["10.244.1.5"]));
+        rig.expect_soon("172.18.0.100 tcp 203.0.113.10:80 -> to 10.244.1.5:8080");
     }
 
     fn e11_a_pod_reaches_itself_through_its_service(flavour: &str) {

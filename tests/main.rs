@@ -3,6 +3,7 @@
 mod common;
 
 mod cluster;
+mod faults;
 mod flows;
 mod golden;
 mod iptables;

@@ -67,6 +67,12 @@ fn while_connecting(rig: &Rig, work: impl FnOnce()) -> Vec<Observed> {
     })
 }
 
+/// A run with hardly any load proves nothing.
+fn assert_all_answered(seen: &[Observed]) {
+    let failed: Vec<_> = seen.iter().filter(|seen| !matches!(seen, Observed::Answered { .. })).collect();
+    assert!(failed.is_empty() && seen.len() > 10, "{failed:?} of {}", seen.len());
+}
+
 /// A directory that, put before the PATH, stands in for one program and fails while told to.
 struct Sabotage {
     directory: TempDir,
@@ -203,6 +209,20 @@ fn e14_a_node_that_registers_later_is_waited_for() {
     assert!(eventually(SOON, || rig.healthz().0 == 200), "{:?}", rig.healthz());
 }
 
+/// k8s#75360: killed and started again while clients connect.
+#[test]
+fn a4_restarts_fail_no_new_connection() {
+    let mut rig = Rig::start("nft", &[("web.yaml", &web(&["10.244.1.5", "10.244.2.5"]))]);
+    rig.kill_proxy();
+    let seen = while_connecting(&rig, || {
+        for _ in 0..5 {
+            let mut proxy = Proxy::spawn(rig.command()).unwrap();
+            proxy.wait_until_healthy(&rig.lab, PATIENCE).unwrap();
+        }
+    });
+    assert_all_answered(&seen);
+}
+
 /// k8s#109286, k8s#102314: kube-proxy's rules, and our own in the other flavour. Connections go on all the while.
 #[test]
 fn a5_y6_earlier_rules_go_when_new_ones_are_in() {
@@ -224,8 +244,7 @@ fn a5_y6_earlier_rules_go_when_new_ones_are_in() {
             assert!(eventually(PATIENCE, is_gone), "{:#?}\n{}", rig.rules(old), proxy.log());
             rig.expect_soon(TO_6);
         });
-        let failed: Vec<_> = seen.iter().filter(|seen| !matches!(seen, Observed::Answered { .. })).collect();
-        assert!(failed.is_empty() && seen.len() > 10, "{failed:?} of {}", seen.len());
+        assert_all_answered(&seen);
     }
 }
 

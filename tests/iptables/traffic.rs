@@ -92,6 +92,28 @@ fn e9_affinity_ends_with_its_endpoint_and_outlives_other_changes() {
     });
 }
 
+/// k8s#24648: twelve Services, because one alone may choose the same endpoint again.
+#[test]
+fn e9_affinity_ends_with_its_time() {
+    each(|mut node| {
+        serve(&node, 4);
+        let affinity = Some(Affinity { timeout_seconds: 2.try_into().unwrap() });
+        for index in 1..=12 {
+            node.table.set(ServicePort { affinity, ..node.service(index, 4) });
+        }
+        node.sync();
+        let ask_all = |times: usize| -> Vec<Vec<IpAddr>> {
+            let to = |index| SocketAddr::new(node.at(Kind::Cluster, index), 80);
+            (1..=12).map(|index| (0..times).map(|_| ask(to(index)).unwrap()).collect()).collect()
+        };
+        let before = ask_all(2);
+        assert!(before.iter().all(|answers| answers[0] == answers[1]), "{before:?}");
+        thread::sleep(Duration::from_secs(3));
+        let after = ask_all(1);
+        assert!(before.iter().zip(&after).any(|(before, after)| before[0] != after[0]), "{after:?}");
+    });
+}
+
 #[test]
 fn a_service_without_endpoints_refuses_at_once() {
     each(|mut node| {
