@@ -1,8 +1,6 @@
 //! The program in a cluster of network namespaces, judged by what becomes of real packets.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,7 +11,8 @@ use ferrovia::lab::flows;
 use ferrovia::lab::runner::Spread;
 use ferrovia::model::Protocol;
 
-use crate::common::rig::{PATIENCE, Rig, SOON, address, endpoints, eventually, ip, service};
+use crate::common::clients::{Echo, UdpClient, send_out_of_window};
+use crate::common::rig::{PATIENCE, Rig, SOON, address, endpoints, eventually, service};
 
 /// Makes two tests of each case, one for each flavour of iptables.
 macro_rules! in_both_flavours {
@@ -74,72 +73,6 @@ fn web(spec: &str, pods: &[&str]) -> String {
 fn dns(pods: &[&str]) -> String {
     let spec = "type: NodePort, clusterIP: 10.96.0.53, ports: [{protocol: UDP, port: 53, nodePort: 30053}]";
     service("dns", spec) + &endpoints("dns", "UDP", 8080, pods)
-}
-
-/// A client that goes on sending from the same port.
-struct UdpClient {
-    socket: std::net::UdpSocket,
-}
-
-impl UdpClient {
-    fn new(rig: &Rig, from: &str, to: &str) -> Self {
-        let socket = rig.lab.datagrams(ip(from)).unwrap();
-        socket.connect(address(to)).unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
-        UdpClient { socket }
-    }
-
-    /// The server that answers, or the error.
-    fn ask(&self) -> Result<String, std::io::ErrorKind> {
-        let mut buffer = [0; 200];
-        let kind = |error: std::io::Error| error.kind();
-        self.socket.send(b"?").map_err(kind)?;
-        let length = self.socket.recv(&mut buffer).map_err(kind)?;
-        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        Ok(text.split(' ').next().unwrap().to_owned())
-    }
-
-    fn port(&self) -> u16 {
-        self.socket.local_addr().unwrap().port()
-    }
-
-    /// Its line in the connection tracking table.
-    fn tracked(&self, rig: &Rig) -> Option<String> {
-        let port = format!("sport={} ", self.port());
-        let table = rig.tracked("udp");
-        let line = table.lines().find(|line| line.contains(&port))?;
-        // The time left and [ASSURED] change; addresses and the id do not.
-        let kept = |word: &&str| word.contains('=');
-        Some(line.split_whitespace().filter(kept).collect::<Vec<_>>().join(" "))
-    }
-}
-
-/// A connection to a server that repeats what it hears.
-struct Echo {
-    lines: BufReader<TcpStream>,
-    server: String,
-}
-
-impl Echo {
-    fn connect(rig: &Rig, from: &str, to: &str) -> Self {
-        let stream = rig.lab.connect(ip(from), address(to), PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut echo = Echo { lines: BufReader::new(stream), server: String::new() };
-        let introduction = echo.hear();
-        echo.server = introduction.split(' ').next().unwrap().to_owned();
-        echo
-    }
-
-    fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn assert_alive(&mut self) {
-        self.lines.get_mut().write_all(b"still there?\n").unwrap();
-        assert_eq!(self.hear(), "still there?\n");
-    }
 }
 
 fn refused() -> Result<String, std::io::ErrorKind> {
@@ -338,7 +271,7 @@ in_both_flavours! {
     fn c7_invalid_replies_do_not_reach_the_client(flavour: &str) {
         let rig = Rig::start(flavour, &[("web.yaml", &web("", &["10.244.2.5"]))]);
         let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
-        let client = connection.lines.get_ref().local_addr().unwrap();
+        let client = connection.address();
         send_out_of_window(&rig, "10.244.2.5:8080", client);
         let is_dropped = || {
             let rules = rig.run(&format!("iptables-{flavour}-save -c -t filter"));
@@ -357,7 +290,7 @@ in_both_flavours! {
         let socket = rig.lab.here().run(open).unwrap();
         socket.connect(address("172.18.0.100:7000")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(UdpClient { socket }.ask().as_deref(), Ok("172.18.0.100:7000"));
+        assert_eq!(UdpClient::from(socket).ask().as_deref(), Ok("172.18.0.100:7000"));
         let seen = rig.ask("172.18.0.100", Protocol::Udp, "172.18.0.2:30053");
         assert!(matches!(seen, Observed::Answered { server, .. } if server == address("10.244.1.5:8080")), "{seen}");
     }
@@ -401,39 +334,4 @@ fn s1_loopback_stays_closed() {
     assert_eq!(forwarding.trim(), "0");
     rig.expect("10.244.1.9 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080 masqueraded");
     assert_eq!(rig.ask("172.18.0.2", Protocol::Tcp, "127.0.0.1:30080"), Observed::Refused);
-}
-
-/// Sends TCP segments of a connection's server to its client with sequence numbers all over the place, of which at most
-/// one is where it may be.
-fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
-    use rustix::net::{
-        AddressFamily, SendFlags, SocketFlags, SocketType, bind, ipproto, sendto, socket_with,
-    };
-    let server = address(server);
-    let send = || {
-        let socket =
-            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::empty(), Some(ipproto::TCP));
-        let socket = socket.expect("this test needs root: a raw socket");
-        bind(&socket, &SocketAddr::new(server.ip(), 0)).unwrap();
-        for sequence in [0u32, 1 << 30, 1 << 31] {
-            let segment = segment(server, client, sequence);
-            sendto(&socket, &segment, SendFlags::empty(), &SocketAddr::new(client.ip(), 0)).unwrap();
-        }
-    };
-    rig.lab.host_of(server.ip()).unwrap().namespace.run(send).unwrap();
-}
-
-/// A TCP header with ACK set, and its checksum: a wrong one would be INVALID too.
-fn segment(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { panic!("IPv4") };
-    let mut bytes = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-    bytes.extend(sequence.to_be_bytes());
-    bytes.extend(sequence.to_be_bytes());
-    bytes.extend([5 << 4, 0x10, 0x20, 0, 0, 0, 0, 0]);
-    let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20], &bytes].concat();
-    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
-    bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
-    bytes
 }
