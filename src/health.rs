@@ -273,7 +273,7 @@ mod tests {
 
     /// Row L6 of the faults: 200 while all Service traffic failed.
     #[test]
-    fn a_kernel_known_to_differ_is_unhealthy_at_once() {
+    fn l6_a_kernel_known_to_differ_is_unhealthy_at_once() {
         let (health, clock) = (eligible(), Clock::new());
         health.degraded(Family::V4, "iptables-restore: exit status 4");
         assert_eq!(ok(&health, clock.at(0)), (false, false), "even before the first sync");

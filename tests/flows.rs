@@ -11,8 +11,9 @@ use ferrovia::lab::flows;
 use ferrovia::lab::runner::Spread;
 use ferrovia::model::Protocol;
 
+use crate::common::clients::{Echo, UdpClient, send_out_of_window};
 use crate::common::in_both_flavours;
-use crate::common::rig::{Rig, SOON, eventually, web};
+use crate::common::rig::{PATIENCE, Rig, SOON, address, dns, endpoints, eventually, service, web};
 
 /// Every directory of `tests/golden` with a flow table.
 fn golden_cases() -> Vec<PathBuf> {
@@ -51,6 +52,49 @@ fn play_golden(case: &Path, flavour: &str) -> Vec<String> {
 }
 
 in_both_flavours! {
+    /// k8s#74839: a reply that conntrack does not take for one is not translated back, and a client that sees it resets the
+    /// connection.
+    fn c7_invalid_replies_do_not_reach_the_client(flavour: &str) {
+        let rig = Rig::start(flavour, &[("web.yaml", &web("", &["10.244.2.5"]))]);
+        let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
+        let client = connection.address();
+        send_out_of_window(&rig, "10.244.2.5:8080", client);
+        let is_dropped = || {
+            let rules = rig.run(&format!("iptables-{flavour}-save -c -t filter"));
+            let invalid = |line: &&str| line.contains("INVALID") && line.ends_with("-j DROP");
+            rules.lines().filter(invalid).any(|line| !line.starts_with("[0:0]"))
+        };
+        assert!(eventually(SOON, is_dropped), "{}", rig.run(&format!("iptables-{flavour}-save -c -t filter")));
+        connection.assert_alive();
+    }
+
+    /// KEP-1860: what has nowhere to go ends here, and is not sent back to the load balancer that it came from.
+    fn e12_a_load_balancers_address_is_never_passed_on(flavour: &str) {
+        let spec = "type: LoadBalancer, externalTrafficPolicy: Local, clusterIP: 10.96.0.10, \
+                    ports: [{port: 80, nodePort: 30080}]";
+        let status = "status: {loadBalancer: {ingress: [{ip: 203.0.113.10}]}}\n";
+        let web = |pods: &[&str]| service("web", spec) + status + &endpoints("web", "TCP", 8080, pods);
+        let rig = Rig::start(flavour, &[("web.yaml", &web(&[]))]);
+        rig.expect("172.18.0.100 tcp 203.0.113.10:80 -> reject");
+        rig.write("web.yaml", &web(&["10.244.2.5"]));
+        rig.expect_soon("172.18.0.100 tcp 203.0.113.10:80 -> drop");
+        rig.write("web.yaml", &web(&["10.244.1.5"]));
+        rig.expect_soon("172.18.0.100 tcp 203.0.113.10:80 -> to 10.244.1.5:8080");
+    }
+
+    /// k8s#111682: a connection from the node itself whose own port is a NodePort's number.
+    fn e15_a_node_port_takes_no_replies_away(flavour: &str) {
+        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
+        rig.lab.listen(address("172.18.0.100:7000"), Protocol::Udp).unwrap();
+        let open = || std::net::UdpSocket::bind("172.18.0.2:30053").unwrap();
+        let socket = rig.lab.here().run(open).unwrap();
+        socket.connect(address("172.18.0.100:7000")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(UdpClient::from(socket).ask().as_deref(), Ok("172.18.0.100:7000"));
+        let seen = rig.ask("172.18.0.100", Protocol::Udp, "172.18.0.2:30053");
+        assert!(matches!(seen, Observed::Answered { server, .. } if server == address("10.244.1.5:8080")), "{seen}");
+    }
+
     fn golden_cases_hold_for_real_packets(flavour: &str) {
         let (cases, problems) = (Mutex::new(golden_cases()), Mutex::new(Vec::new()));
         thread::scope(|scope| {
@@ -84,7 +128,7 @@ in_both_flavours! {
     }
 
     /// Clients inside the cluster may have any endpoint, and the node needs its own address to hear of the answer.
-    fn e8_external_policy_local_keeps_the_source(flavour: &str) {
+    fn e7_e8_external_policy_local_keeps_the_source(flavour: &str) {
         let spec = "type: NodePort, externalTrafficPolicy: Local";
         let rig = Rig::start(flavour, &[("web.yaml", &web(spec, &["10.244.1.5", "10.244.2.5"]))]);
         rig.expect(
@@ -95,7 +139,7 @@ in_both_flavours! {
     }
 
     /// E4 too: the last endpoint leaves.
-    fn e10_without_endpoints_clients_are_refused_at_once(flavour: &str) {
+    fn e4_e10_without_endpoints_clients_are_refused_at_once(flavour: &str) {
         let rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
         rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080");
         rig.write("web.yaml", &web("type: NodePort", &[]));

@@ -352,4 +352,47 @@ mod tests {
         assert_eq!(error.refusal(), Some(libc::EOPNOTSUPP));
         assert!(error.to_string().contains("Unknown device type"), "{error}");
     }
+
+    fn message(kind: u16, flags: i32, payload: &[u8]) -> Vec<u8> {
+        Request::new(kind, flags, payload).into_bytes(0)
+    }
+
+    /// A kernel that answers each request with the next of these datagrams.
+    fn scripted(answers: Vec<Vec<u8>>) -> Connection {
+        use std::os::fd::{FromRawFd, IntoRawFd};
+        let (ours, kernel) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut request = [0; 256];
+            for mut answer in answers {
+                kernel.recv(&mut request).unwrap();
+                let mut at = 0;
+                while at < answer.len() {
+                    answer[at + 8..at + 12].copy_from_slice(&request[8..12]);
+                    at += u32_at(&answer, at).unwrap() as usize;
+                }
+                kernel.send(&answer).unwrap();
+            }
+        });
+        // SAFETY: the descriptor was open and is nobody else's.
+        let socket = unsafe { Socket::from_raw_fd(ours.into_raw_fd()) };
+        Connection { socket, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] }
+    }
+
+    #[test]
+    fn c5_a_torn_dump_is_repeated_and_given_up_if_none_is_whole() {
+        let object = |number: u8, flags| message(100, flags, &[number; 4]);
+        let done = |code: i32| message(libc::NLMSG_DONE as u16, 0, &code.to_ne_bytes());
+        let torn = [object(1, libc::NLM_F_DUMP_INTR), done(0)].concat();
+        let interrupted = done(-libc::EINTR);
+        let whole = [object(1, 0), object(2, 0), done(0)].concat();
+        let dump = |answers| {
+            let mut seen = Vec::new();
+            let result =
+                scripted(answers).dump(Request::new(1, 0, &[]), &mut |payload| seen.push(payload[0]));
+            (result.map_err(|error| error.to_string()), seen)
+        };
+        assert_eq!(dump(vec![torn.clone(), interrupted, whole]), (Ok(()), vec![1, 1, 2]));
+        let (result, seen) = dump(vec![torn; DUMP_ATTEMPTS]);
+        assert_eq!((result, seen.len()), (Err(NetlinkError::NeverConsistent.to_string()), DUMP_ATTEMPTS));
+    }
 }

@@ -279,7 +279,7 @@ mod tests {
 
     /// Row C10 of the faults: kube-proxy does not start without nf_conntrack_max.
     #[test]
-    fn what_cannot_be_set_stops_nothing() {
+    fn c10_what_cannot_be_set_stops_nothing() {
         let liberal = Knob::Netfilter("nf_conntrack_tcp_be_liberal");
         let wanted = [exactly("nf_conntrack_max", 5), exactly("nf_conntrack_tcp_be_liberal", 1)];
         let mut fake = Fake { knobs: [(liberal, 0)].into(), ..Fake::default() };

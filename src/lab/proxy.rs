@@ -1,4 +1,4 @@
-//! A proxy that runs in "here", fed from a directory of manifests.
+//! A proxy that runs in "here", fed from a directory of manifests or from what its command line names.
 //!
 //! The directory is in the namespace's own `/run`, so that it is gone with the lab.
 
@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,18 @@ use crate::model::Family;
 
 /// Every pod of the lab, in both families.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:244::/32";
+
+/// What every proxy in the lab has to be told.
+pub const LAB_FLAGS: [&str; 8] = [
+    "--hostname-override",
+    HERE,
+    "--cluster-cidr",
+    CLUSTER_CIDR,
+    "--healthz-bind-address",
+    "0.0.0.0:10256",
+    "--metrics-bind-address",
+    "127.0.0.1:10249",
+];
 
 const MANIFESTS: &str = "/run/manifests";
 const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2)), 10256);
@@ -32,19 +44,27 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts `program proxy` with the flags that the lab demands, then `flags`.
+    /// Starts `program proxy` with the flags that the lab demands, a directory of manifests as its source, then `flags`.
     pub fn start<S: AsRef<OsStr>>(
         lab: &Lab,
         program: &Path,
         flags: impl IntoIterator<Item = S>,
     ) -> Result<Self, LabError> {
+        let mut command = Self::command(lab, program)?;
+        command.args(flags);
+        Self::spawn(command)
+    }
+
+    /// What [`start`](Self::start) starts, without further flags.
+    pub fn command(lab: &Lab, program: &Path) -> Result<Command, LabError> {
         lab.here().run(|| fs::create_dir_all(MANIFESTS))?.map_err(LabError::Manifests)?;
         let mut command = lab.here().command(program).map_err(LabError::Proxy)?;
-        command.args(["proxy", "--manifests", MANIFESTS, "--hostname-override", HERE]);
-        command.args(["--cluster-cidr", CLUSTER_CIDR]);
-        command.args(["--healthz-bind-address", "0.0.0.0:10256"]);
-        command.args(["--metrics-bind-address", "127.0.0.1:10249"]);
-        command.args(flags);
+        command.args(["proxy", "--manifests", MANIFESTS]).args(LAB_FLAGS);
+        Ok(command)
+    }
+
+    /// Starts a command of [`Lab::here`] that is a whole command line of a proxy, whatever its source.
+    pub fn spawn(mut command: Command) -> Result<Self, LabError> {
         // Ctrl-C is for who runs the lab.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -65,7 +85,7 @@ impl Proxy {
             if self.child.try_wait().map_err(LabError::Proxy)?.is_some() {
                 return Err(LabError::ProxyEnded { log: self.log() });
             }
-            let answer = get(lab, HEALTH, "/healthz");
+            let answer = healthz(lab);
             if matches!(&answer, Ok((200, body)) if Family::ALL.iter().all(|family| body.contains(&family.to_string())))
             {
                 return Ok(());
@@ -126,6 +146,11 @@ pub fn write_manifest(lab: &Lab, name: &str, text: &str) -> Result<(), LabError>
 
 pub fn remove_manifest(lab: &Lab, name: &str) -> Result<(), LabError> {
     lab.here().run(|| fs::remove_file(format!("{MANIFESTS}/{name}")))?.map_err(LabError::Manifests)
+}
+
+/// Status and body of `/healthz`.
+pub fn healthz(lab: &Lab) -> Result<(u16, String), LabError> {
+    get(lab, HEALTH, "/healthz")
 }
 
 /// Status and body of what a server in "here" answers to a GET request from there.

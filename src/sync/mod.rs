@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::conntrack::Conntrack;
 use crate::model::{Family, ServiceTable};
-use crate::modes::Mode;
+use crate::modes::{Mode, ModeError};
 
 use compile::Compiler;
 use conntrack::Reconciler;
@@ -88,6 +88,14 @@ struct Path<M: Mode> {
     flows_due: Option<Instant>,
     /// When the changes that are on their way were made, as far as their authors tell.
     triggers: Vec<SystemTime>,
+    predecessors: Predecessors,
+}
+
+/// What other proxies may have left in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Predecessors {
+    Unknown,
+    Retired,
 }
 
 impl<M: Mode> Sync<M> {
@@ -102,7 +110,8 @@ impl<M: Mode> Sync<M> {
             .into_iter()
             .map(|(table, plane)| {
                 let flows = Reconciler::default();
-                (table, Path { plane, flows, flows_due: None, triggers: Vec::new() })
+                let predecessors = Predecessors::Unknown;
+                (table, Path { plane, flows, flows_due: None, triggers: Vec::new(), predecessors })
             })
             .unzip();
         Sync { store, compiler, tables, paths, conntrack, reporter, addresses_changed: true }
@@ -206,13 +215,23 @@ impl<M: Mode> Path<M> {
                 if self.flows.is_due() {
                     self.flows_due = Some(Instant::now());
                 }
-                if report.first
-                    && let Err(error) = self.plane.mode.retire_predecessors()
-                {
-                    reporter.predecessors_remain(table.family(), &error);
-                }
+                self.retire_predecessors(table.family(), reporter);
             }
             Err(error) => reporter.failed(table.family(), &error),
+        }
+    }
+
+    /// Once, and only after rules of our own are in: a change from another proxy then loses no connection.
+    fn retire_predecessors(&mut self, family: Family, reporter: &Reporter) {
+        if self.predecessors == Predecessors::Retired {
+            return;
+        }
+        let result = self.plane.mode.retire_predecessors();
+        if !result.as_ref().is_err_and(ModeError::is_transient) {
+            self.predecessors = Predecessors::Retired;
+        }
+        if let Err(error) = result {
+            reporter.predecessors_remain(family, &error);
         }
     }
 

@@ -1,8 +1,7 @@
-//! Clients that stay: of UDP, with one port for all requests, and of TCP, with one connection.
+//! Clients that stay: for what becomes of flows while rules change.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
-use std::net::{TcpStream, UdpSocket};
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
 use super::rig::{PATIENCE, Rig, address, ip};
 
@@ -15,21 +14,21 @@ impl UdpClient {
     pub fn new(rig: &Rig, from: &str, to: &str) -> Self {
         let socket = rig.lab.datagrams(ip(from)).unwrap();
         socket.connect(address(to)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
         UdpClient { socket }
     }
 
     /// The server that answers, or the error.
-    pub fn ask(&self) -> Result<String, ErrorKind> {
+    pub fn ask(&self) -> Result<String, std::io::ErrorKind> {
         let mut buffer = [0; 200];
-        let kind = |error: io::Error| error.kind();
+        let kind = |error: std::io::Error| error.kind();
         self.socket.send(b"?").map_err(kind)?;
         let length = self.socket.recv(&mut buffer).map_err(kind)?;
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
         Ok(text.split(' ').next().unwrap().to_owned())
     }
 
-    fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.socket.local_addr().unwrap().port()
     }
 
@@ -41,6 +40,12 @@ impl UdpClient {
         // The time left and [ASSURED] change; addresses and the id do not.
         let kept = |word: &&str| word.contains('=');
         Some(line.split_whitespace().filter(kept).collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl From<UdpSocket> for UdpClient {
+    fn from(socket: UdpSocket) -> Self {
+        UdpClient { socket }
     }
 }
 
@@ -60,6 +65,10 @@ impl Echo {
         echo
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.lines.get_ref().local_addr().unwrap()
+    }
+
     fn hear(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
@@ -72,7 +81,42 @@ impl Echo {
     }
 }
 
+/// Sends TCP segments of a connection's server to its client with sequence numbers all over the place, of which at most
+/// one is where it may be.
+pub fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
+    use rustix::net::{
+        AddressFamily, SendFlags, SocketFlags, SocketType, bind, ipproto, sendto, socket_with,
+    };
+    let server = address(server);
+    let send = || {
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::empty(), Some(ipproto::TCP));
+        let socket = socket.expect("this test needs root: a raw socket");
+        bind(&socket, &SocketAddr::new(server.ip(), 0)).unwrap();
+        for sequence in [0u32, 1 << 30, 1 << 31] {
+            let segment = segment(server, client, sequence);
+            sendto(&socket, &segment, SendFlags::empty(), &SocketAddr::new(client.ip(), 0)).unwrap();
+        }
+    };
+    rig.lab.host_of(server.ip()).unwrap().namespace.run(send).unwrap();
+}
+
+/// A TCP header with ACK set, and its checksum: a wrong one would be INVALID too.
+fn segment(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { panic!("IPv4") };
+    let mut bytes = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend([5 << 4, 0x10, 0x20, 0, 0, 0, 0, 0]);
+    let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20], &bytes].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
 /// What an ICMP rejection makes of a request.
-pub fn refused() -> Result<String, ErrorKind> {
-    Err(ErrorKind::ConnectionRefused)
+pub fn refused() -> Result<String, std::io::ErrorKind> {
+    Err(std::io::ErrorKind::ConnectionRefused)
 }

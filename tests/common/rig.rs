@@ -2,17 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrovia::lab::proxy::{Proxy, remove_manifest, write_manifest};
+use ferrovia::lab::proxy::{LAB_FLAGS, Proxy, healthz, remove_manifest, write_manifest};
 use ferrovia::lab::runner::{self, Spread};
 use ferrovia::lab::{Lab, LabError, Observed, flows};
 use ferrovia::model::Protocol;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
 /// Only a failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Within this time a change has to be in force. A machine that runs many tests at once is slow.
@@ -49,10 +49,45 @@ impl Rig {
     }
 
     pub fn start_proxy(&mut self) {
-        let mut proxy = Proxy::start(&self.lab, Path::new(PROGRAM), &self.flags)
-            .unwrap_or_else(|error| panic!("{}", chain(error)));
+        self.spawn(self.command());
+        self.wait_until_healthy();
+    }
+
+    /// The command line that is started on the manifests.
+    pub fn command(&self) -> Command {
+        let mut command =
+            Proxy::command(&self.lab, Path::new(PROGRAM)).unwrap_or_else(|error| panic!("{}", chain(error)));
+        command.args(&self.flags);
+        command
+    }
+
+    /// The command line that is started on an API server.
+    pub fn command_for(&self, kubeconfig: &Path) -> Command {
+        let mut command = self.lab.here().command(PROGRAM).unwrap();
+        command.arg("proxy").args(LAB_FLAGS).arg("--kubeconfig").arg(kubeconfig).args(&self.flags);
+        command
+    }
+
+    /// Starts a command line and waits for nothing.
+    pub fn spawn(&mut self, command: Command) {
+        self.proxy = Some(Proxy::spawn(command).unwrap_or_else(|error| panic!("{}", chain(error))));
+    }
+
+    pub fn wait_until_healthy(&mut self) {
+        let proxy = self.proxy.as_mut().expect("it was started");
         proxy.wait_until_healthy(&self.lab, PATIENCE).unwrap_or_else(|error| panic!("{}", chain(error)));
-        self.proxy = Some(proxy);
+    }
+
+    /// Status and body of `/healthz`; 0 and the reason where there is no answer.
+    pub fn healthz(&self) -> (u16, String) {
+        healthz(&self.lab).unwrap_or_else(|error| (0, chain(error)))
+    }
+
+    /// Rules and chains, without counters and what is built in.
+    pub fn rules(&self, flavour: &str) -> Vec<String> {
+        let saved = self.run(&format!("iptables-{flavour}-save"));
+        let added = |line: &&str| line.starts_with("-A") || line.starts_with(':') && line.contains(" - ");
+        saved.lines().filter(added).map(str::to_owned).collect()
     }
 
     /// `kill -9`
@@ -149,7 +184,7 @@ fn chain(error: LabError) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }
 
-const NODES: &str = include_str!("../../manifests/examples/node.yaml");
+pub const NODES: &str = include_str!("../../manifests/examples/node.yaml");
 
 /// A Service `default/NAME`; `spec` is the inside of a flow mapping.
 pub fn service(name: &str, spec: &str) -> String {

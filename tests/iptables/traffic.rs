@@ -70,7 +70,7 @@ fn connections_are_spread_as_the_scheduler_says() {
 }
 
 #[test]
-fn affinity_ends_with_its_endpoint_and_outlives_other_changes() {
+fn e9_affinity_ends_with_its_endpoint_and_outlives_other_changes() {
     each(|mut node| {
         serve(&node, 4);
         let affinity = Some(Affinity { timeout_seconds: 60.try_into().unwrap() });
@@ -89,6 +89,28 @@ fn affinity_ends_with_its_endpoint_and_outlives_other_changes() {
         let second = ask(to).unwrap();
         assert_ne!(second, first);
         assert!((0..10).all(|_| ask(to).unwrap() == second));
+    });
+}
+
+/// k8s#24648: twelve Services, because one alone may choose the same endpoint again.
+#[test]
+fn e9_affinity_ends_with_its_time() {
+    each(|mut node| {
+        serve(&node, 4);
+        let affinity = Some(Affinity { timeout_seconds: 2.try_into().unwrap() });
+        for index in 1..=12 {
+            node.table.set(ServicePort { affinity, ..node.service(index, 4) });
+        }
+        node.sync();
+        let ask_all = |times: usize| -> Vec<Vec<IpAddr>> {
+            let to = |index| SocketAddr::new(node.at(Kind::Cluster, index), 80);
+            (1..=12).map(|index| (0..times).map(|_| ask(to(index)).unwrap()).collect()).collect()
+        };
+        let before = ask_all(2);
+        assert!(before.iter().all(|answers| answers[0] == answers[1]), "{before:?}");
+        thread::sleep(Duration::from_secs(3));
+        let after = ask_all(1);
+        assert!(before.iter().zip(&after).any(|(before, after)| before[0] != after[0]), "{after:?}");
     });
 }
 

@@ -1,6 +1,7 @@
 //! `ferrovia proxy`: the program's main job.
 
 mod io;
+mod panics;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::sync::{Input, Sync};
 use super::{assemble, cleanup};
 
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    panics::end_the_process();
     let config = config::load(flags)?;
     config::logging::init(&config.logging).context("cannot set up logging")?;
     for warning in &config.warnings {
@@ -107,12 +109,14 @@ fn planes(config: &Config) -> anyhow::Result<Vec<(ServiceTable, Plane<Iptables<P
     };
     tracing::info!(mode = config.mode.name(), %flavour, node = config.node_name, "Starting");
     let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+    let primary = config.node_ip.map_or(Family::V4, Family::of);
     let mut planes = Vec::new();
     for family in Family::ALL {
-        match usable(family, flavour) {
+        match usable(family, flavour, primary) {
             Ok(programs) => {
                 let settings = assemble::iptables_settings(config, Some(&programs));
-                let mode = Iptables::new(programs, settings);
+                let other = Programs::find(family, Some(flavour.other())).ok();
+                let mode = Iptables::new(programs, settings).in_place_of(other);
                 let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
                 planes.push((ServiceTable::new(family), plane));
             }
@@ -127,10 +131,14 @@ fn planes(config: &Config) -> anyhow::Result<Vec<(ServiceTable, Plane<Iptables<P
     Ok(planes)
 }
 
-/// The programs of a family, if they are there and the kernel has what they need.
-fn usable(family: Family, flavour: Flavour) -> Result<Programs, iptables::Error> {
+/// The programs of a family, if they are there and the kernel has what they need. The node's own family is not given up
+/// as easily: as long as it fails, `/healthz` tells.
+fn usable(family: Family, flavour: Flavour, primary: Family) -> Result<Programs, iptables::Error> {
     let mut programs = Programs::find(family, Some(flavour))?;
     programs.stamp()?;
+    if family != primary {
+        programs.probe()?;
+    }
     Ok(programs)
 }
 

@@ -89,7 +89,7 @@ async fn the_answer_is_byte_for_byte_that_of_kube_proxy() {
 
 /// Row E6 of the faults, its rules one by one.
 #[tokio::test]
-async fn only_a_healthy_proxy_with_endpoints_on_a_node_that_stays_says_200() {
+async fn e6_only_a_healthy_proxy_with_endpoints_on_a_node_that_stays_says_200() {
     let port = free_port();
     let node = Node::start(checks(&[("svc", port, 1)]));
     assert_eq!(get_until(port, |_| true).await.status, 200);
@@ -110,7 +110,7 @@ async fn only_a_healthy_proxy_with_endpoints_on_a_node_that_stays_says_200() {
 }
 
 #[tokio::test]
-async fn listeners_come_and_go_with_their_services() {
+async fn e6_listeners_come_and_go_with_their_services() {
     let (first, second) = (free_port(), free_port());
     let node = Node::start(checks(&[("a", first, 1)]));
     get_until(first, |_| true).await;
@@ -136,7 +136,7 @@ async fn a_port_may_go_from_one_service_to_another() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_reported_once_and_taken_when_free() {
+async fn e6_a_port_in_use_is_reported_once_and_taken_when_free() {
     let (taken, address) = on_loopback();
     let free = free_port();
     let node = Node::start(checks(&[("blocked", address.port(), 1), ("works", free, 1)]));
@@ -152,7 +152,7 @@ async fn a_port_in_use_is_reported_once_and_taken_when_free() {
 }
 
 #[tokio::test]
-async fn of_two_services_with_one_port_the_first_by_name_has_it() {
+async fn e6_of_two_services_with_one_port_the_first_by_name_has_it() {
     let port = free_port();
     let node = Node::start(checks(&[("b", port, 1), ("a", port, 1)]));
     get_until(port, |answer| answer.body.contains("\"a\"")).await;

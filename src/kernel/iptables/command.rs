@@ -39,6 +39,15 @@ impl Programs {
             .collect()
     }
 
+    /// Whether the kernel has what they need, asked as kube-proxy asks. That the lock is held says nothing about it.
+    pub fn probe(&self) -> Result<(), Error> {
+        let arguments = ["-w", "5", "-t", "nat", "-S", "POSTROUTING"];
+        match Running::start(self.variant.iptables, &arguments).and_then(Running::end) {
+            Err(error) if !error.is_transient() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub fn flavour(&self) -> Flavour {
         self.variant.flavour
     }
@@ -170,7 +179,23 @@ fn line_number(message: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::line_number;
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn y5_a_held_lock_is_told_from_a_refused_line() {
+        let fails =
+            |code: i32, words| failure("iptables-legacy-restore", ExitStatus::from_raw(code << 8), words);
+        for words in [
+            "Can't lock /run/xtables.lock: Resource temporarily unavailable\n",
+            "Another app is currently holding the xtables lock. Stopped waiting after 5s.\n",
+            "Fatal: can't open lock file /run/xtables.lock: Permission denied\n",
+        ] {
+            assert!(fails(4, words).is_transient(), "{words}");
+        }
+        assert!(!fails(1, "iptables-restore: line 9 failed\n").is_transient());
+    }
 
     #[test]
     fn the_line_is_found_in_what_each_flavour_says() {

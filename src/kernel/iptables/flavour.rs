@@ -46,6 +46,13 @@ impl FromStr for Flavour {
 }
 
 impl Flavour {
+    pub fn other(self) -> Flavour {
+        match self {
+            Flavour::Legacy => Flavour::Nft,
+            Flavour::Nft => Flavour::Legacy,
+        }
+    }
+
     /// Finds the flavour in use as kubernetes-sigs/iptables-wrappers does: by the chains that kubelet leaves for this
     /// purpose (KEP-3178), first in nft, IPv4 and IPv6, then in legacy; without a trace, nft.
     pub fn detect() -> Result<Flavour, Error> {

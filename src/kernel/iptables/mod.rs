@@ -96,4 +96,19 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether the input is not to blame: no other input would have fared better.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Missing(_) | Error::Run { .. } | Error::Stamp { .. } => true,
+            // Of the legacy programs, once their `-w` is over (k8s#7370), or where the lock's file cannot be opened.
+            // They have no exit status of its own for it.
+            Error::Failed { message, .. } => {
+                let words = ["Can't lock ", "the xtables lock", "can't open lock file"];
+                words.iter().any(|words| message.contains(words))
+            }
+            #[cfg(test)]
+            Error::Fake { .. } => false,
+        }
+    }
 }

@@ -37,11 +37,19 @@ pub struct Iptables<D> {
     stamp: Option<Stamp>,
     /// Of our chains at that time, once somebody asked for drift.
     fingerprint: Option<u64>,
+    /// To where an earlier proxy may have left rules: the other flavour.
+    other: Option<D>,
 }
 
 impl<D: Door> Iptables<D> {
     pub fn new(door: D, settings: Settings) -> Self {
-        Iptables { door, settings, known: Known::default(), stamp: None, fingerprint: None }
+        Iptables { door, settings, known: Known::default(), stamp: None, fingerprint: None, other: None }
+    }
+
+    /// A node whose rules are in one flavour must have none in the other: both are asked for each packet, and the first
+    /// to translate it wins, with endpoints of long ago (k8s#71305).
+    pub fn in_place_of(self, other: Option<D>) -> Self {
+        Iptables { other, ..self }
     }
 
     /// The door to the same rules, for what is not this mode's own.
@@ -114,6 +122,14 @@ impl ModeError for Error {
             _ => None,
         }
     }
+
+    fn is_transient(&self) -> bool {
+        match self {
+            // Nothing of a plan is in it.
+            Error::Observe(_) => true,
+            Error::Restore { source, .. } | Error::Cleanup(source) => source.is_transient(),
+        }
+    }
 }
 
 impl<D: Door> Mode for Iptables<D> {
@@ -167,9 +183,13 @@ impl<D: Door> Mode for Iptables<D> {
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
-        let removed = remove_kube_proxy(&mut self.door).map_err(Error::Cleanup);
         self.stamp = None;
-        removed
+        let here = remove_kube_proxy(&mut self.door);
+        let there = match &mut self.other {
+            Some(other) => cleanup::remove_ours(other).and(remove_kube_proxy(other)),
+            None => Ok(()),
+        };
+        here.and(there).map_err(Error::Cleanup)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {

@@ -102,7 +102,7 @@ fn sync(table: &mut ServiceTable, reconciler: &mut Reconciler, conntrack: &mut F
 
 /// C1: through the ClusterIP and through a NodePort.
 #[test]
-fn flows_to_endpoints_that_left_are_deleted() {
+fn c1_flows_to_endpoints_that_left_are_deleted() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53", "10.244.2.5:53"])]);
     table.set(dns(&["10.244.2.5:53"]));
     let mut conntrack = conntrack(&[
@@ -118,7 +118,7 @@ fn flows_to_endpoints_that_left_are_deleted() {
 
 /// C2, L2.
 #[test]
-fn flows_of_a_service_without_endpoints_are_deleted() {
+fn c2_l2_flows_of_a_service_without_endpoints_are_deleted() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     table.set(dns(&[]));
     let mut conntrack = conntrack(&[(DNS, "10.244.1.5:53")]);
@@ -127,7 +127,7 @@ fn flows_of_a_service_without_endpoints_are_deleted() {
 
 /// C2, L3.
 #[test]
-fn flows_of_a_deleted_service_are_deleted() {
+fn c2_l3_flows_of_a_deleted_service_are_deleted() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     table.remove(&name("dns", Protocol::Udp));
     let untranslated = (DNS, DNS);
@@ -162,7 +162,7 @@ fn a_frontend_that_went_to_another_service_is_judged_by_its_new_owner() {
 
 /// C3.
 #[test]
-fn a_restart_keeps_flows_that_are_right_and_deletes_the_others() {
+fn c3_a_restart_keeps_flows_that_are_right_and_deletes_the_others() {
     let (table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     assert!(reconciler.is_due());
     let mut conntrack = conntrack(&[(DNS, "10.244.1.5:53"), (DNS, "10.244.1.6:53")]);
@@ -172,7 +172,7 @@ fn a_restart_keeps_flows_that_are_right_and_deletes_the_others() {
 
 /// C4, L4.
 #[test]
-fn flows_to_others_are_left_alone_whatever_their_port() {
+fn c4_l4_flows_to_others_are_left_alone_whatever_their_port() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     table.set(dns(&[]));
     let foreign = [
@@ -190,7 +190,7 @@ fn flows_to_others_are_left_alone_whatever_their_port() {
 
 /// C9: sent before the rules were there.
 #[test]
-fn untranslated_flows_are_deleted_once_there_are_endpoints() {
+fn c9_untranslated_flows_are_deleted_once_there_are_endpoints() {
     let (mut table, mut reconciler) = table(vec![dns(&[])]);
     let untranslated = [(DNS, DNS), ("172.18.0.2:30053", "172.18.0.2:30053")];
     let mut conntrack = conntrack(&untranslated);
@@ -202,7 +202,7 @@ fn untranslated_flows_are_deleted_once_there_are_endpoints() {
 
 /// C11.
 #[test]
-fn flows_to_draining_endpoints_are_kept() {
+fn c11_flows_to_draining_endpoints_are_kept() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     table.set(ServicePort { draining: endpoints(&["10.244.1.5:53"]), ..dns(&["10.244.2.5:53"]) });
     let mut conntrack = conntrack(&[(DNS, "10.244.1.5:53")]);
@@ -211,7 +211,7 @@ fn flows_to_draining_endpoints_are_kept() {
 
 /// C6: for whatever reason, and also while everything counts as changed.
 #[test]
-fn what_a_failed_cleaning_left_is_done_by_the_next() {
+fn c6_what_a_failed_cleaning_left_is_done_by_the_next() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     reconciler.reconcile(&table, &mut FakeConntrack::default()).unwrap();
     table.unsettle();
@@ -230,7 +230,7 @@ fn what_a_failed_cleaning_left_is_done_by_the_next() {
 }
 
 #[test]
-fn changes_of_other_protocols_are_no_reason_to_look() {
+fn c11_changes_of_other_protocols_are_no_reason_to_look() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     reconciler.reconcile(&table, &mut FakeConntrack::default()).unwrap();
     table.set(ServicePort { name: name("web", Protocol::Tcp), ..dns(&["10.244.1.6:53"]) });
@@ -240,7 +240,7 @@ fn changes_of_other_protocols_are_no_reason_to_look() {
 
 /// More than are held at a time.
 #[test]
-fn any_number_of_stale_flows_is_deleted() {
+fn c5_any_number_of_stale_flows_is_deleted_and_few_are_held() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
     table.set(dns(&[]));
     let flows = (0..2 * BATCH as u16 + 1).map(|number| flow(number, DNS, "10.244.1.5:53")).collect();
@@ -296,7 +296,7 @@ fn is_claimed(ports: &[ServicePort], flow: &Flow) -> bool {
 proptest! {
     /// C4: over any history of ServicePorts, with failures between.
     #[test]
-    fn foreign_flows_are_never_touched(
+    fn c4_foreign_flows_are_never_touched(
         history in prop::collection::vec((any_port(), any::<bool>(), 0..3usize), 1..8),
         flows in prop::collection::vec(any_flow(), 0..40),
     ) {
@@ -318,7 +318,7 @@ proptest! {
     /// C1: whatever happened before, afterwards no translated flow of a frontend goes to who may not have it, and all
     /// that may stay stay.
     #[test]
-    fn flows_agree_with_the_table_after_a_reconciliation(
+    fn c1_flows_agree_with_the_table_after_a_reconciliation(
         history in prop::collection::vec((any_port(), any::<bool>()), 1..8),
         flows in prop::collection::vec(any_flow(), 0..40),
     ) {

@@ -62,7 +62,6 @@ pub struct Report {
     pub wrote: bool,
     /// The kernel was not as it was left.
     pub repaired: bool,
-    pub first: bool,
     /// ServicePorts that the kernel refused, with its words.
     pub refused: Vec<(ServicePortName, String)>,
 }
@@ -163,7 +162,7 @@ impl<M: Mode> Plane<M> {
         table: &mut ServiceTable,
         clock: &impl Fn() -> Instant,
     ) -> Result<Report, M::Error> {
-        let mut report = Report { first: self.knowledge == Knowledge::Nothing, ..Report::default() };
+        let mut report = Report::default();
         let doubted = self.knowledge == Knowledge::Doubtful;
         let changed = !table.is_settled();
         if self.knowledge != Knowledge::Certain {

@@ -162,10 +162,10 @@ impl Bench {
 fn the_first_sync_reads_the_kernel_and_the_next_does_not() {
     let mut bench = Bench::new();
     bench.table.set(port("a", 1));
-    assert!(bench.sync().unwrap().first);
+    assert!(bench.sync().unwrap().observe.is_some());
     bench.table.set(port("b", 2));
     let report = bench.sync().unwrap();
-    assert!(!report.first && report.wrote);
+    assert!(report.observe.is_none() && report.wrote);
     assert_eq!((bench.plane.mode.observed, bench.kernel()), (1, vec![1, 2]));
 }
 
@@ -265,7 +265,7 @@ fn y5_a_held_lock_is_no_reason_to_suspect_a_service() {
 }
 
 #[test]
-fn drift_is_noticed_repaired_and_told_from_a_change() {
+fn l5_drift_is_noticed_repaired_and_told_from_a_change() {
     let mut bench = Bench::new();
     bench.table.set(port("a", 1));
     bench.sync().unwrap();

@@ -120,6 +120,24 @@ impl ApiServer {
         server
     }
 
+    /// Ends the server, as its process might. What it stores stays.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the API server panicked");
+        }
+    }
+
+    /// Starts the server again, at the same address and without TLS. To be called in its network namespace.
+    pub fn start_again(&mut self) {
+        let listener = TcpListener::bind(self.address).unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let of_thread = Arc::clone(&self.shared);
+        self.thread = Some(std::thread::spawn(move || serve::run(listener, &of_thread, None, stopped)));
+        self.stop = Some(stop);
+    }
+
     fn write_kubeconfig(&self) {
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
@@ -231,10 +249,6 @@ fn write_whole(path: &Path, text: &str) {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the API server panicked");
-        }
+        self.stop();
     }
 }

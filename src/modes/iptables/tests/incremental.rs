@@ -146,7 +146,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_ends_as_from_scratch(steps in vec(step(), 1..12), v6 in any::<bool>()) {
+    fn y3_y10_any_sequence_ends_as_from_scratch(steps in vec(step(), 1..12), v6 in any::<bool>()) {
         let family = if v6 { Family::V6 } else { Family::V4 };
         let mut table = ServiceTable::new(family);
         let mut mode = mode(family);

@@ -257,7 +257,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn any_way_to_the_same_objects_ends_in_the_same_tables(steps in proptest::collection::vec(any_step(), 0..40)) {
+    fn e2_any_way_to_the_same_objects_ends_in_the_same_tables(steps in proptest::collection::vec(any_step(), 0..40)) {
         let (bench, cluster) = run(steps);
         bench.tables.iter().for_each(check_invariants);
         let scratch = Bench::new(cluster.0.into_values());
