@@ -31,7 +31,12 @@ fn filter(verbosity: u32) -> Targets {
         6..=7 => (LevelFilter::TRACE, LevelFilter::DEBUG),
         _ => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), ours)
+    // kube logs every failed request as an error of its own; the source says it in context.
+    let client = if verbosity < 6 { LevelFilter::OFF } else { libraries };
+    Targets::new()
+        .with_default(libraries)
+        .with_target("kube_client", client)
+        .with_target(env!("CARGO_CRATE_NAME"), ours)
 }
 
 struct Lines {

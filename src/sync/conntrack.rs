@@ -19,10 +19,15 @@ use crate::model::{Changes, Destination, FrontendKey, Protocol, ServicePort, Ser
 /// How many stale flows are held at a time. What is beyond them is found by listing again.
 const BATCH: usize = 8192;
 
+/// A packet that passed the old rules just as they were replaced is tracked only after the first look, and its sender would
+/// keep that flow alive.
+const LOOKS: u8 = 2;
+
 /// Keeps the UDP flows of one address family in agreement with its table.
 #[derive(Debug)]
 pub struct Reconciler {
-    due: bool,
+    /// How many times to look for stale flows before there can be none.
+    looks: u8,
     /// The UDP frontends at the last [`note`](Self::note).
     known: BTreeSet<FrontendKey>,
     /// UDP frontends that were there and are not, since the last reconciliation that succeeded.
@@ -38,14 +43,14 @@ pub struct Outcome {
 impl Reconciler {
     /// Due at once: an earlier process may have left before it was done.
     pub fn new() -> Self {
-        Reconciler { due: true, known: BTreeSet::new(), removed: BTreeSet::new() }
+        Reconciler { looks: LOOKS, known: BTreeSet::new(), removed: BTreeSet::new() }
     }
 
     /// Takes note of the table's changes. To be called before they are settled.
     pub fn note(&mut self, table: &ServiceTable) {
         match table.changes() {
             Changes::Everything => {
-                self.due = true;
+                self.looks = LOOKS;
                 let now =
                     table.frontends().keys().filter(|key| key.protocol == Protocol::Udp).copied().collect();
                 let before = std::mem::replace(&mut self.known, now);
@@ -53,7 +58,7 @@ impl Reconciler {
             }
             Changes::Some(changes) => {
                 for (name, change) in changes.iter().filter(|(name, _)| name.protocol == Protocol::Udp) {
-                    self.due = true;
+                    self.looks = LOOKS;
                     self.note_port(table, name, change.before.as_deref());
                 }
             }
@@ -72,11 +77,11 @@ impl Reconciler {
 
     /// Whether there may be stale flows.
     pub fn is_due(&self) -> bool {
-        self.due
+        self.looks > 0
     }
 
     /// Deletes what is stale. To be called after the table was applied: before, flows would come back as they were.
-    /// After an error it stays due.
+    /// It stays due after an error, and after the first of two looks, which should be a moment apart.
     pub fn reconcile(
         &mut self,
         table: &ServiceTable,
@@ -94,8 +99,10 @@ impl Reconciler {
                 break;
             }
         }
-        self.due = false;
-        self.removed.clear();
+        self.looks = self.looks.saturating_sub(1);
+        if self.looks == 0 {
+            self.removed.clear();
+        }
         Ok(outcome)
     }
 

@@ -45,8 +45,8 @@ impl From<Event> for Input {
 /// Inputs taken up before the schedule is looked at again.
 const BATCH: usize = 4096;
 
-/// A reconcile of tracked flows that failed is tried again after this time.
-const FLOWS_RETRY: Duration = Duration::from_secs(1);
+/// Between two looks at the tracked flows, also after one that failed.
+const FLOWS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tables compiled from objects that do not change any more, and what is wrong with the objects.
 pub struct Compiled {
@@ -243,7 +243,7 @@ impl<M: Mode> Path<M> {
     ) {
         let started = Instant::now();
         let result = self.flows.reconcile(table, conntrack);
-        self.flows_due = result.is_err().then(|| Instant::now() + FLOWS_RETRY);
+        self.flows_due = self.flows.is_due().then(|| Instant::now() + FLOWS_PAUSE);
         reporter.flows(table.family(), started.elapsed(), &result);
     }
 }

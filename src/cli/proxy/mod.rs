@@ -51,7 +51,7 @@ fn set_sysctls(config: &Config) {
     let mut wanted = sysctl::plan_conntrack(&config.conntrack, sysctl::count_cpus());
     wanted.push(sysctl::plan_oom_score(config.oom_score_adj));
     for error in sysctl::apply(&mut sysctl::Kernel, &wanted) {
-        tracing::warn!("{error}");
+        tracing::warn!(error = &error as &dyn std::error::Error, "Cannot set up this node as asked");
     }
 }
 

@@ -20,7 +20,7 @@ pub fn remove_kube_proxy(door: &mut impl Door) -> Result<(), Error> {
     remove(door, is_kube_proxys, |_| false)
 }
 
-fn is_kube_proxys(chain: &str) -> bool {
+pub fn is_kube_proxys(chain: &str) -> bool {
     const FIXED: [&str; 6] = [
         "KUBE-SERVICES",
         "KUBE-NODEPORTS",

@@ -37,13 +37,23 @@ pub struct Iptables<D> {
     stamp: Option<Stamp>,
     /// Of our chains at that time, once somebody asked for drift.
     fingerprint: Option<u64>,
+    /// Whether kube-proxy's chains were there when the rules were last read.
+    kube_proxy: bool,
     /// To where an earlier proxy may have left rules: the other flavour.
     other: Option<D>,
 }
 
 impl<D: Door> Iptables<D> {
     pub fn new(door: D, settings: Settings) -> Self {
-        Iptables { door, settings, known: Known::default(), stamp: None, fingerprint: None, other: None }
+        Iptables {
+            door,
+            settings,
+            known: Known::default(),
+            stamp: None,
+            fingerprint: None,
+            kube_proxy: false,
+            other: None,
+        }
     }
 
     /// A node whose rules are in one flavour must have none in the other: both are asked for each packet, and the first
@@ -142,7 +152,9 @@ impl<D: Door> Mode for Iptables<D> {
     fn observe(&mut self) -> Result<(), Error> {
         // First the stamp: what changes while we read then counts as drift.
         let stamp = self.door.stamp().map_err(Error::Observe)?;
-        self.known = Known::Observed(observe::observe(&mut self.door).map_err(Error::Observe)?);
+        let observed = observe::observe(&mut self.door).map_err(Error::Observe)?;
+        self.kube_proxy = observed.kube_proxy;
+        self.known = Known::Observed(observed);
         self.stamp = Some(stamp);
         self.fingerprint = None;
         Ok(())
@@ -183,8 +195,14 @@ impl<D: Door> Mode for Iptables<D> {
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
-        self.stamp = None;
-        let here = remove_kube_proxy(&mut self.door);
+        // Reading all rules once more takes seconds at 10,000 Services, and most starts are not the first one.
+        let here = match std::mem::take(&mut self.kube_proxy) {
+            true => {
+                self.stamp = None;
+                remove_kube_proxy(&mut self.door)
+            }
+            false => Ok(()),
+        };
         let there = match &mut self.other {
             Some(other) => cleanup::remove_ours(other).and(remove_kube_proxy(other)),
             None => Ok(()),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::base::{BaseChain, JUMPS};
+use super::cleanup::is_kube_proxys;
 use super::names::{ChainName, OURS};
 use super::render::ContentHash;
 use crate::kernel::iptables::{Door, Error, Table};
@@ -10,6 +11,8 @@ use crate::kernel::iptables::{Door, Error, Table};
 #[derive(Debug, Default)]
 pub struct Observed {
     tables: HashMap<Table, ObservedTable>,
+    /// Whether kube-proxy left chains.
+    pub kube_proxy: bool,
 }
 
 #[derive(Debug, Default)]
@@ -22,19 +25,21 @@ struct ObservedTable {
 }
 
 pub fn observe(door: &mut impl Door) -> Result<Observed, Error> {
-    let mut tables = HashMap::new();
+    let (mut tables, mut kube_proxy) = (HashMap::new(), false);
     for table in [Table::Filter, Table::Nat] {
         let mut observed = ObservedTable::default();
-        door.save(table, &mut |line| observed.add(table, line))?;
+        door.save(table, &mut |line| {
+            kube_proxy |= declared(line).is_some_and(is_kube_proxys);
+            observed.add(table, line);
+        })?;
         tables.insert(table, observed);
     }
-    Ok(Observed { tables })
+    Ok(Observed { tables, kube_proxy })
 }
 
 impl ObservedTable {
     fn add(&mut self, table: Table, line: &str) {
-        if let Some(declared) = line.strip_prefix(':') {
-            let name = declared.split(' ').next().unwrap_or_default();
+        if let Some(name) = declared(line) {
             if is_ours(table, name) {
                 self.chains.entry(name.into()).or_default();
             }
@@ -93,6 +98,11 @@ impl Observed {
     }
 }
 
+/// The chain that a line declares.
+fn declared(line: &str) -> Option<&str> {
+    line.strip_prefix(':')?.split(' ').next()
+}
+
 fn is_ours(table: Table, name: &str) -> bool {
     name.starts_with(OURS)
         || BaseChain::ALL.iter().any(|chain| chain.table() == table && chain.name() == name)
@@ -125,7 +135,7 @@ mod tests {
     fn nat(lines: &[&str]) -> Observed {
         let mut observed = ObservedTable::default();
         lines.iter().for_each(|line| observed.add(Table::Nat, line));
-        Observed { tables: HashMap::from([(Table::Nat, observed)]) }
+        Observed { tables: HashMap::from([(Table::Nat, observed)]), kube_proxy: false }
     }
 
     #[test]

@@ -96,8 +96,22 @@ fn sync(table: &mut ServiceTable, reconciler: &mut Reconciler, conntrack: &mut F
     table.settle();
     assert!(reconciler.is_due());
     let outcome = reconciler.reconcile(table, conntrack).unwrap();
+    assert!(reconciler.is_due(), "for a second look");
+    assert_eq!(reconciler.reconcile(table, conntrack).unwrap().deleted, 0);
     assert!(!reconciler.is_due());
     outcome
+}
+
+/// A packet that passed the old rules as they were replaced: its flow is tracked after the first look.
+#[test]
+fn l3_a_flow_that_was_in_flight_is_found_by_the_second_look() {
+    let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
+    table.remove(&name("dns", Protocol::Udp));
+    reconciler.note(&table);
+    table.settle();
+    reconciler.reconcile(&table, &mut FakeConntrack::default()).unwrap();
+    let mut late = conntrack(&[(DNS, "10.244.1.5:53")]);
+    assert_eq!(reconciler.reconcile(&table, &mut late).unwrap().deleted, 1);
 }
 
 /// C1: through the ClusterIP and through a NodePort.
@@ -232,7 +246,9 @@ fn c6_what_a_failed_cleaning_left_is_done_by_the_next() {
 #[test]
 fn c11_changes_of_other_protocols_are_no_reason_to_look() {
     let (mut table, mut reconciler) = table(vec![dns(&["10.244.1.5:53"])]);
-    reconciler.reconcile(&table, &mut FakeConntrack::default()).unwrap();
+    for _ in 0..2 {
+        reconciler.reconcile(&table, &mut FakeConntrack::default()).unwrap();
+    }
     table.set(ServicePort { name: name("web", Protocol::Tcp), ..dns(&["10.244.1.6:53"]) });
     reconciler.note(&table);
     assert!(!reconciler.is_due());
@@ -246,7 +262,7 @@ fn c5_any_number_of_stale_flows_is_deleted_and_few_are_held() {
     let flows = (0..2 * BATCH as u16 + 1).map(|number| flow(number, DNS, "10.244.1.5:53")).collect();
     let mut conntrack = FakeConntrack { flows, ..FakeConntrack::default() };
     assert_eq!(sync(&mut table, &mut reconciler, &mut conntrack).deleted, 2 * BATCH + 1);
-    assert_eq!((conntrack.flows.len(), conntrack.listings), (0, 3));
+    assert_eq!((conntrack.flows.len(), conntrack.listings), (0, 4));
 }
 
 /// Few addresses and ports, so that everything meets everything.

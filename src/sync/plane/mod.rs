@@ -13,6 +13,9 @@ use super::schedule::{Bounds, Schedule};
 /// How often to look for other writers. The look costs one system call.
 const DRIFT_POLL: Duration = Duration::from_millis(250);
 
+/// After a look that failed: the audits go on meanwhile.
+const DRIFT_RETRY: Duration = Duration::from_secs(30);
+
 /// Reading back the whole state may take this part of the time at most, whatever wakes it: an audit that took 1 s is
 /// not followed by another for 20 s.
 const AUDIT_SHARE: u32 = 20;
@@ -120,11 +123,15 @@ impl<M: Mode> Plane<M> {
         }
         if self.next_drift_poll <= now {
             self.next_drift_poll = now + DRIFT_POLL;
-            if self.knowledge == Knowledge::Certain
-                && self.earliest_audit <= now
-                && self.mode.drift()? == Drift::Suspected
-            {
-                self.doubt(now);
+            if self.knowledge == Knowledge::Certain && self.earliest_audit <= now {
+                match self.mode.drift() {
+                    Ok(Drift::None) => {}
+                    Ok(Drift::Suspected) => self.doubt(now),
+                    Err(error) => {
+                        self.next_drift_poll = now + DRIFT_RETRY;
+                        return Err(error);
+                    }
+                }
             }
         }
         Ok(())

@@ -28,6 +28,11 @@ impl Backoff {
         self.next = (self.next * 2).min(self.longest);
         wait
     }
+
+    /// Begins with the shortest wait again.
+    pub fn forget(&mut self) {
+        self.next = self.shortest;
+    }
 }
 
 #[cfg(test)]

@@ -92,17 +92,37 @@ impl<'a> Follower<'a> {
     /// Ends only when nobody listens any more.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(self.shared.timing.shortest_wait, self.shared.timing.longest_wait);
+        let mut expired_before = false;
         loop {
             match self.list_or_watch().await {
                 Ok(()) => {}
                 Err(Stop::Gone) => return,
+                Err(Stop::Failed(failure)) if self.can_do_without_streaming(&failure) => {}
                 Err(Stop::Failed(failure)) => {
+                    // "Expired" comes from a server that works. Only one that says nothing else deserves a long wait.
+                    let expired = failure.is_expired();
+                    if expired && !expired_before {
+                        backoff.forget();
+                    }
+                    expired_before = expired;
                     let wait = backoff.wait(Instant::now().into_std(), rand::random());
                     self.recover(failure, wait).await;
                     sleep(wait).await;
                 }
             }
         }
+    }
+
+    /// Lists in pages from now on where the server has no streaming lists.
+    fn can_do_without_streaming(&mut self, failure: &Failure) -> bool {
+        let kind = self.resource.kind;
+        let streaming = self.version.is_none() && self.strategy == Strategy::Streaming;
+        if streaming && failure.rules_out_streaming() {
+            tracing::info!(%kind, reason = %failure, "no streaming list, listing in pages instead");
+            self.strategy = Strategy::Pages;
+            return true;
+        }
+        false
     }
 
     async fn list_or_watch(&mut self) -> Result<(), Stop> {
@@ -123,11 +143,6 @@ impl<'a> Follower<'a> {
 
     async fn recover(&mut self, failure: Failure, wait: Duration) {
         let kind = self.resource.kind;
-        if self.version.is_none() && self.strategy == Strategy::Streaming && failure.rules_out_streaming() {
-            tracing::info!(%kind, reason = %failure, "no streaming list, listing in pages instead");
-            self.strategy = Strategy::Pages;
-            return;
-        }
         self.shared.stats.count_error();
         tracing::warn!(%kind, error = %failure, retry_in = ?wait, "following the API server failed");
         if failure.is_expired() {

@@ -15,7 +15,7 @@ use crate::sync::objects::Kind;
 /// Why a list or a watch ended early.
 #[derive(Debug, Error)]
 pub enum Failure {
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Request(Box<kube::Error>),
     #[error("no answer within {} s", .0.as_secs_f32())]
     NoAnswer(Duration),
@@ -33,6 +33,23 @@ pub enum Failure {
     Unfinished,
     #[error("an empty list came where there were objects, but a second look finds some")]
     DoubtfullyEmpty,
+}
+
+/// The server's answer, or else every cause there is: "client error (Connect)" alone helps nobody.
+fn in_words(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} {}: {}", status.code, status.reason, status.message);
+    }
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.ends_with(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = error.source();
+    }
+    words
 }
 
 impl Failure {
