@@ -71,7 +71,7 @@ fn refusal(address: Address) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match runtime.block_on(Connection::new(address)) {
         Ok(_) => panic!("it was taken"),
-        Err(error) => error.to_string(),
+        Err(error) => format!("{:#}", anyhow::Error::new(error)),
     }
 }
 

@@ -23,15 +23,15 @@ pub struct Address {
 /// Why there can be no connection, whatever the server does.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    #[error("cannot use kubeconfig {}: {source}", path.display())]
+    #[error("cannot use kubeconfig {}", path.display())]
     Kubeconfig { path: PathBuf, source: Box<KubeconfigError> },
-    #[error("--master {address:?} is no URL: {source}")]
+    #[error("--master {address:?} is no URL")]
     Master { address: String, source: http::uri::InvalidUri },
-    #[error("neither --kubeconfig nor --master is given, and this does not run in a cluster: {0}")]
-    InCluster(Box<InClusterError>),
-    #[error("cannot read token file {}: {source}", path.display())]
+    #[error("neither --kubeconfig nor --master is given, and this does not run in a cluster")]
+    InCluster(#[source] Box<InClusterError>),
+    #[error("cannot read token file {}", path.display())]
     Token { path: PathBuf, source: std::io::Error },
-    #[error("cannot set up the client for {server}: {source}")]
+    #[error("cannot set up the client for {server}")]
     Client { server: Uri, source: Box<kube::Error> },
 }
 
@@ -73,7 +73,10 @@ impl Connection {
     pub async fn renew(&self) {
         match self.address.open().await {
             Ok(current) => *self.current() = current,
-            Err(error) => tracing::warn!(%error, "keeping the credentials read earlier"),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "keeping the credentials read earlier"
+            ),
         }
     }
 
