@@ -110,6 +110,7 @@ fn service(index: u32, endpoints: u32) -> ServicePort {
         address: IpAddr::from((0x0af4_0000 + index * 16 + at).to_be_bytes()),
         port: 8080,
         locality: if at == 0 && index.is_multiple_of(100) { Locality::Local } else { Locality::Remote },
+        weight: 1,
     });
     ServicePort {
         name: name(index),
@@ -123,5 +124,6 @@ fn service(index: u32, endpoints: u32) -> ServicePort {
         draining: [].into(),
         affinity: None,
         scheduler: Scheduler::Random,
+        hashing: Default::default(),
     }
 }

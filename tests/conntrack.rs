@@ -45,7 +45,7 @@ fn port(name: &str, frontends: &[Frontend], endpoints: &[&str]) -> ServicePort {
     let cluster = endpoints
         .iter()
         .map(|text| text.parse::<SocketAddr>().unwrap())
-        .map(|at| Endpoint { address: at.ip(), port: at.port(), locality: Locality::Unknown })
+        .map(|at| Endpoint { address: at.ip(), port: at.port(), locality: Locality::Unknown, weight: 1 })
         .collect();
     ServicePort {
         name: ServicePortName {
@@ -64,6 +64,7 @@ fn port(name: &str, frontends: &[Frontend], endpoints: &[&str]) -> ServicePort {
         draining: Box::default(),
         affinity: None,
         scheduler: Scheduler::Random,
+        hashing: Default::default(),
     }
 }
 

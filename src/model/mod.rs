@@ -15,7 +15,7 @@ mod table;
 pub use address::{Family, Protocol, network_of_host};
 pub use index::Role;
 pub use node::{DetectLocal, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting};
-pub use scheduler::{ParseSchedulerError, Scheduler};
+pub use scheduler::{Hashing, ParseSchedulerError, Scheduler};
 pub use service_port::{
     Affinity, Destination, Endpoint, Frontend, FrontendKey, Locality, ServicePort, ServicePortName,
     TrafficPolicy, Verdict,

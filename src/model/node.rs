@@ -15,9 +15,17 @@ pub struct NodePolicy {
     pub masquerade_all: bool,
     /// Every address of the node's interfaces, both families. Sorted.
     pub addresses: Vec<IpAddr>,
+    /// The node's own address of each family that it has: what its traffic should come from.
+    pub primary: Vec<IpAddr>,
 }
 
 impl NodePolicy {
+    /// The node's own address of a family, if one of its interfaces has it.
+    pub fn primary(&self, family: Family) -> Option<IpAddr> {
+        let own = self.primary.iter().copied().find(|address| Family::of(*address) == family);
+        own.filter(|address| self.addresses.binary_search(address).is_ok())
+    }
+
     /// Whether NodePorts listen on `address`. Never on loopback: that would need `route_localnet` (CVE-2020-8558).
     pub fn has_node_ports(&self, address: IpAddr) -> bool {
         !address.is_loopback()

@@ -22,10 +22,29 @@ pub enum Scheduler {
     NeverQueue,
     /// Maglev consistent hashing.
     Maglev,
+    /// By destination address, to the endpoint that has it already unless that is overloaded.
+    LocalityLeastConnection,
+    /// The same with a set of endpoints for each destination.
+    LocalityLeastConnectionReplicated,
+    /// The endpoint of the highest weight that is there.
+    WeightedFailover,
+    /// The endpoint of the highest weight that has fewer connections than its weight.
+    WeightedOverflow,
+    /// The better one of two that were drawn at random. Linux 5.16.
+    PowerOfTwo,
+}
+
+/// What else schedulers that hash look at: IPVS' `sh` and `mh`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hashing {
+    /// Hash the client's port too: `sh-port`, `mh-port`.
+    pub port: bool,
+    /// If the endpoint of a hash takes no connections, take that of the next: `sh-fallback`, `mh-fallback`.
+    pub fallback: bool,
 }
 
 impl Scheduler {
-    pub const ALL: [Scheduler; 10] = [
+    pub const ALL: [Scheduler; 15] = [
         Scheduler::Random,
         Scheduler::RoundRobin,
         Scheduler::LeastConnection,
@@ -36,6 +55,11 @@ impl Scheduler {
         Scheduler::ShortestExpectedDelay,
         Scheduler::NeverQueue,
         Scheduler::Maglev,
+        Scheduler::LocalityLeastConnection,
+        Scheduler::LocalityLeastConnectionReplicated,
+        Scheduler::WeightedFailover,
+        Scheduler::WeightedOverflow,
+        Scheduler::PowerOfTwo,
     ];
 
     pub fn name(self) -> &'static str {
@@ -50,6 +74,11 @@ impl Scheduler {
             Scheduler::ShortestExpectedDelay => "sed",
             Scheduler::NeverQueue => "nq",
             Scheduler::Maglev => "mh",
+            Scheduler::LocalityLeastConnection => "lblc",
+            Scheduler::LocalityLeastConnectionReplicated => "lblcr",
+            Scheduler::WeightedFailover => "fo",
+            Scheduler::WeightedOverflow => "ovf",
+            Scheduler::PowerOfTwo => "twos",
         }
     }
 
@@ -65,7 +94,12 @@ impl Scheduler {
             | Scheduler::DestinationHash
             | Scheduler::ShortestExpectedDelay
             | Scheduler::NeverQueue
-            | Scheduler::Maglev => "ipvs",
+            | Scheduler::Maglev
+            | Scheduler::LocalityLeastConnection
+            | Scheduler::LocalityLeastConnectionReplicated
+            | Scheduler::WeightedFailover
+            | Scheduler::WeightedOverflow
+            | Scheduler::PowerOfTwo => "ipvs",
         }
     }
 }
@@ -78,7 +112,9 @@ impl fmt::Display for Scheduler {
 
 /// A scheduler name that no mode has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scheduler {0:?}: it is one of random, rr, lc, sh, wrr, wlc, dh, sed, nq, mh")]
+#[error(
+    "unknown scheduler {0:?}: it is one of random, rr, lc, sh, wrr, wlc, dh, sed, nq, mh, lblc, lblcr, fo, ovf, twos"
+)]
 pub struct ParseSchedulerError(String);
 
 impl FromStr for Scheduler {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Protocol, Scheduler, ServiceName};
+use super::{Hashing, Protocol, Scheduler, ServiceName};
 
 /// Which port of which Service. The protocol belongs to the key: DNS has port 53 twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +65,7 @@ pub struct ServicePort {
     pub draining: Box<[Endpoint]>,
     pub affinity: Option<Affinity>,
     pub scheduler: Scheduler,
+    pub hashing: Hashing,
 }
 
 impl ServicePort {
@@ -192,6 +193,9 @@ pub struct Endpoint {
     pub address: IpAddr,
     pub port: u16,
     pub locality: Locality,
+    /// Its share of new connections against other endpoints of the ServicePort, for schedulers that have weights. 1 where
+    /// nobody says; never 0.
+    pub weight: u16,
 }
 
 /// Whether an endpoint is on this node.

@@ -182,6 +182,7 @@ fn y1_a_line_that_is_refused_names_its_service_port() {
             address: address.parse().unwrap(),
             port,
             locality: Locality::Remote,
+            weight: 1,
         })
         .into();
         node.table.set(bad);

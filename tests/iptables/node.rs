@@ -121,6 +121,7 @@ impl Node {
                 address: self.at(Kind::Pod, index),
                 port: 8080,
                 locality: if index == 1 { Locality::Local } else { Locality::Remote },
+                weight: 1,
             })
             .collect()
     }
@@ -139,6 +140,7 @@ impl Node {
             draining: [].into(),
             affinity: None,
             scheduler: Scheduler::Random,
+            hashing: Default::default(),
         }
     }
 

@@ -33,11 +33,12 @@ fn node() -> NodePolicy {
         node_ports: NodePortAddresses::All,
         masquerade_all: false,
         addresses: vec![ip("10.244.1.1"), ip(HERE)],
+        primary: vec![ip(HERE)],
     }
 }
 
 fn endpoint(address: &str, locality: Locality) -> Endpoint {
-    Endpoint { address: ip(address), port: 8080, locality }
+    Endpoint { address: ip(address), port: 8080, locality, weight: 1 }
 }
 
 /// One endpoint here, one elsewhere, every kind of frontend, policy Cluster.
@@ -65,6 +66,7 @@ fn web() -> ServicePort {
         draining: [].into(),
         affinity: None,
         scheduler: Scheduler::Random,
+        hashing: Default::default(),
     }
 }
 

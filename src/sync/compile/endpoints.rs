@@ -61,7 +61,7 @@ pub(super) fn candidates<'a>(
 
 fn candidate(endpoint: &StoredEndpoint, port: u16) -> Candidate<'_> {
     Candidate {
-        endpoint: Endpoint { address: endpoint.address, port, locality: endpoint.locality },
+        endpoint: Endpoint { address: endpoint.address, port, locality: endpoint.locality, weight: 1 },
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Family, Frontend, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
+    Family, Frontend, Hashing, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy,
 };
 use crate::sync::objects::{Kind, Service, ServiceKind, ServicePortSpec};
 
@@ -185,6 +186,7 @@ impl<'a> Pass<'a> {
             affinity: service::affinity(service),
             scheduler: service::scheduler(service, self.context)
                 .unwrap_or_else(|_| self.context.settings.default_scheduler()),
+            hashing: Hashing::default(),
         }
     }
 

@@ -80,6 +80,7 @@ impl NodeFacts {
             node_ports: self.node_ports(&settings.node_port_addresses),
             masquerade_all: settings.masquerade_all,
             addresses: interface_addresses.to_vec(),
+            primary: Family::ALL.into_iter().filter_map(|family| self.primary(family)).collect(),
         }
     }
 

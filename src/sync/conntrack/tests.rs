@@ -22,7 +22,7 @@ fn endpoints(texts: &[&str]) -> Box<[Endpoint]> {
     let mut endpoints: Vec<_> = texts
         .iter()
         .map(|text| text.parse::<SocketAddr>().unwrap())
-        .map(|at| Endpoint { address: at.ip(), port: at.port(), locality: Locality::Remote })
+        .map(|at| Endpoint { address: at.ip(), port: at.port(), locality: Locality::Remote, weight: 1 })
         .collect();
     endpoints.sort();
     endpoints.into()
@@ -46,6 +46,7 @@ fn udp(service: &str, frontends: &[Frontend], cluster: &[&str]) -> ServicePort {
         draining: Box::default(),
         affinity: None,
         scheduler: Scheduler::Random,
+        hashing: Default::default(),
     }
 }
 

@@ -118,11 +118,18 @@ fn port(name: &str, number: u16) -> ServicePort {
         load_balancer_sources: None,
         internal: Verdict::Forward(TrafficPolicy::Cluster),
         external: Verdict::Forward(TrafficPolicy::Cluster),
-        cluster: [Endpoint { address: [10, 0, 0, 1].into(), port: 80, locality: Locality::Remote }].into(),
+        cluster: [Endpoint {
+            address: [10, 0, 0, 1].into(),
+            port: 80,
+            locality: Locality::Remote,
+            weight: 1,
+        }]
+        .into(),
         local: [].into(),
         draining: [].into(),
         affinity: None,
         scheduler: Scheduler::Random,
+        hashing: Default::default(),
     }
 }
 

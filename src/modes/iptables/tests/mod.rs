@@ -27,7 +27,7 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn endpoint(address: IpAddr, locality: Locality) -> Endpoint {
-    Endpoint { address, port: 8080, locality }
+    Endpoint { address, port: 8080, locality, weight: 1 }
 }
 
 /// `n` remote endpoints, a local one first.
@@ -51,6 +51,7 @@ fn service(of: &str, frontends: &[Frontend]) -> ServicePort {
         draining: [].into(),
         affinity: None,
         scheduler: Scheduler::Random,
+        hashing: Default::default(),
     }
 }
 
