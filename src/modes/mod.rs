@@ -4,6 +4,7 @@
 //! Service means: that was decided when the table was compiled.
 
 pub mod iptables;
+mod watched;
 
 use std::error::Error;
 use std::fmt;

@@ -17,8 +17,9 @@ mod tests;
 
 use std::time::Instant;
 
-use crate::kernel::iptables::{self as door, Door, Stamp};
+use crate::kernel::iptables::{self as door, Door};
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
+use crate::modes::watched::Watched;
 use crate::modes::{Drift, Mode, ModeError};
 
 pub use cleanup::remove_kube_proxy;
@@ -30,13 +31,9 @@ use plan::Known;
 /// The iptables mode for one address family.
 #[derive(Debug)]
 pub struct Iptables<D> {
-    door: D,
+    rules: Watched<D>,
     settings: Settings,
     known: Known,
-    /// The kernel's when `known` was true of it; `None` when somebody else may have come in between.
-    stamp: Option<Stamp>,
-    /// Of our chains at that time, once somebody asked for drift.
-    fingerprint: Option<u64>,
     /// Whether kube-proxy's chains were there when the rules were last read.
     kube_proxy: bool,
     /// To where an earlier proxy may have left rules: the other flavour.
@@ -46,11 +43,9 @@ pub struct Iptables<D> {
 impl<D: Door> Iptables<D> {
     pub fn new(door: D, settings: Settings) -> Self {
         Iptables {
-            door,
+            rules: Watched::new(door, is_ours),
             settings,
             known: Known::default(),
-            stamp: None,
-            fingerprint: None,
             kube_proxy: false,
             other: None,
         }
@@ -64,42 +59,20 @@ impl<D: Door> Iptables<D> {
 
     /// The door to the same rules, for what is not this mode's own.
     pub fn door(&mut self) -> &mut D {
-        &mut self.door
+        self.rules.door()
     }
 
     fn restore(&mut self, plan: &Plan) -> Result<(), Error> {
-        let before = self.door.stamp().map_err(Error::Observe)?;
-        let undisturbed = self.is_as_known(&before)?;
-        if let Err(source) = self.door.restore(plan) {
-            let refused = self.refused(plan, &source).map(Box::new);
-            return Err(Error::Restore { refused, source });
-        }
-        let after = self.door.stamp().map_err(Error::Observe)?;
-        let alone = undisturbed && (!after.is_others_alone() || after == before);
-        self.stamp = alone.then_some(after);
-        self.fingerprint = None;
-        Ok(())
-    }
-
-    /// Whether nothing of ours changed though the stamp may have: in nft it counts transactions on anything.
-    fn is_as_known(&mut self, now: &Stamp) -> Result<bool, Error> {
-        if self.stamp.as_ref() == Some(now) {
-            return Ok(true);
-        }
-        if self.stamp.is_none() || self.fingerprint.is_none() {
-            return Ok(false);
-        }
-        let same = self.door.fingerprint(&is_ours).map_err(Error::Observe)? == self.fingerprint;
-        if same {
-            self.stamp = Some(now.clone());
-        }
-        Ok(same)
+        self.rules.restore(plan).map_err(|source| match source {
+            door::Error::Stamp { .. } => Error::Observe(source),
+            source => Error::Restore { refused: self.refused(plan, &source).map(Box::new), source },
+        })
     }
 
     fn refused(&mut self, plan: &Plan, error: &door::Error) -> Option<Refused> {
         let mut refused = plan.refused(error.line()?)?;
         if refused.line == "COMMIT" {
-            refused.culprit = isolate::culprit(&mut self.door, plan).cloned();
+            refused.culprit = isolate::culprit(self.rules.door(), plan).cloned();
         }
         Some(refused)
     }
@@ -150,13 +123,9 @@ impl<D: Door> Mode for Iptables<D> {
         &[Scheduler::Random, Scheduler::RoundRobin, Scheduler::SourceHash];
 
     fn observe(&mut self) -> Result<(), Error> {
-        // First the stamp: what changes while we read then counts as drift.
-        let stamp = self.door.stamp().map_err(Error::Observe)?;
-        let observed = observe::observe(&mut self.door).map_err(Error::Observe)?;
+        let observed = self.rules.read(observe::observe).map_err(Error::Observe)?;
         self.kube_proxy = observed.kube_proxy;
         self.known = Known::Observed(observed);
-        self.stamp = Some(stamp);
-        self.fingerprint = None;
         Ok(())
     }
 
@@ -169,7 +138,6 @@ impl<D: Door> Mode for Iptables<D> {
             && let Err(error) = self.restore(&plan)
         {
             self.known = Known::default();
-            self.stamp = None;
             return Err(error);
         }
         self.known.learn(plan);
@@ -181,25 +149,15 @@ impl<D: Door> Mode for Iptables<D> {
     }
 
     fn drift(&mut self) -> Result<Drift, Error> {
-        let now = self.door.stamp().map_err(Error::Observe)?;
-        if !self.is_as_known(&now)? {
-            return Ok(Drift::Suspected);
-        }
-        if self.fingerprint.is_none() {
-            let fingerprint = self.door.fingerprint(&is_ours).map_err(Error::Observe)?;
-            // Only if it is of the time of the stamp.
-            let still = self.door.stamp().map_err(Error::Observe)? == now;
-            self.fingerprint = fingerprint.filter(|_| still);
-        }
-        Ok(Drift::None)
+        self.rules.drift().map_err(Error::Observe)
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
         // Reading all rules once more takes seconds at 10,000 Services, and most starts are not the first one.
         let here = match std::mem::take(&mut self.kube_proxy) {
             true => {
-                self.stamp = None;
-                remove_kube_proxy(&mut self.door)
+                self.rules.forget();
+                remove_kube_proxy(self.rules.door())
             }
             false => Ok(()),
         };
@@ -212,7 +170,7 @@ impl<D: Door> Mode for Iptables<D> {
 
     fn cleanup(&mut self) -> Result<(), Error> {
         self.known = Known::default();
-        self.stamp = None;
-        cleanup::remove_ours(&mut self.door).map_err(Error::Cleanup)
+        self.rules.forget();
+        cleanup::remove_ours(self.rules.door()).map_err(Error::Cleanup)
     }
 }

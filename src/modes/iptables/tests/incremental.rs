@@ -157,7 +157,7 @@ proptest! {
         }
         let fresh = from_scratch(&table);
         for table in Table::ALL {
-            prop_assert_eq!(&mode.door.tables[&table], &fresh.door.tables[&table]);
+            prop_assert_eq!(&mode.rules.door.tables[&table], &fresh.rules.door.tables[&table]);
         }
         assert_nothing_to_do(&mut mode, &mut table);
     }

@@ -18,7 +18,7 @@ fn assert_repaired(mut mode: Iptables<Fake>, mut table: ServiceTable) {
     mode.observe().unwrap();
     sync(&mut mode, &mut table);
     assert_eq!(mode.drift().unwrap(), Drift::None);
-    assert_eq!(mode.door.tables, wanted.door.tables);
+    assert_eq!(mode.rules.door.tables, wanted.rules.door.tables);
     assert_nothing_to_do(&mut mode, &mut table);
 }
 
@@ -31,9 +31,9 @@ fn own_writes_are_no_drift() {
 #[test]
 fn a_flush_is_repaired() {
     let (mut mode, table) = settled();
-    let chains: Vec<_> = mode.door.tables[&Table::Nat].keys().cloned().collect();
+    let chains: Vec<_> = mode.rules.door.tables[&Table::Nat].keys().cloned().collect();
     for chain in chains {
-        mode.door.chain(Table::Nat, &chain).clear();
+        mode.rules.door.chain(Table::Nat, &chain).clear();
     }
     assert_repaired(mode, table);
 }
@@ -41,22 +41,23 @@ fn a_flush_is_repaired() {
 #[test]
 fn a_deleted_rule_is_repaired() {
     let (mut mode, table) = settled();
-    let chain = mode.door.tables[&Table::Nat].keys().find(|c| c.starts_with("FERRO-SVC")).unwrap().clone();
-    mode.door.chain(Table::Nat, &chain).pop();
+    let chain =
+        mode.rules.door.tables[&Table::Nat].keys().find(|c| c.starts_with("FERRO-SVC")).unwrap().clone();
+    mode.rules.door.chain(Table::Nat, &chain).pop();
     assert_repaired(mode, table);
 }
 
 #[test]
 fn a_missing_jump_is_repaired() {
     let (mut mode, table) = settled();
-    mode.door.chain(Table::Filter, "FORWARD").remove(0);
+    mode.rules.door.chain(Table::Filter, "FORWARD").remove(0);
     assert_repaired(mode, table);
 }
 
 #[test]
 fn a_foreign_change_around_our_own_write_is_suspected() {
     let (mut mode, mut table) = settled();
-    mode.door.chain(Table::Nat, "PREROUTING").push("-j ACCEPT".to_owned());
+    mode.rules.door.chain(Table::Nat, "PREROUTING").push("-j ACCEPT".to_owned());
     table.set(service("c", &[cluster_ip(3)]));
     sync(&mut mode, &mut table);
     assert_eq!(mode.drift().unwrap(), Drift::Suspected);
@@ -70,22 +71,22 @@ fn a_refused_line_names_its_service_port() {
     table.set(bad);
     table.set(service("good", &[cluster_ip(4)]));
     for refused in ["10.1.1.1", "-d 10.96.0.3/32"] {
-        mode.door.refuse = Some(refused.to_owned());
+        mode.rules.door.refuse = Some(refused.to_owned());
         let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
         assert_eq!(error.culprit(), Some(&name("bad")), "{refused}");
         assert!(error.to_string().contains(refused), "{error}");
         mode.observe().unwrap();
     }
-    mode.door.refuse = None;
+    mode.rules.door.refuse = None;
     table.remove(&name("bad"));
     sync(&mut mode, &mut table);
-    assert!(mode.door.input.contains("-d 10.96.0.4/32"), "{}", mode.door.input);
+    assert!(mode.rules.door.input.contains("-d 10.96.0.4/32"), "{}", mode.rules.door.input);
 }
 
 #[test]
 fn a_kernel_without_a_match_refuses_only_those_who_need_it() {
     let (mut mode, mut table) = settled();
-    mode.door.refuse_at_commit = Some("-m recent".to_owned());
+    mode.rules.door.refuse_at_commit = Some("-m recent".to_owned());
     let affinity = Some(crate::model::Affinity { timeout_seconds: 60.try_into().unwrap() });
     for index in 10..30 {
         let affinity = affinity.filter(|_| index == 17);
@@ -93,7 +94,7 @@ fn a_kernel_without_a_match_refuses_only_those_who_need_it() {
     }
     let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
     assert_eq!(error.culprit(), Some(&name("s17")), "{error}");
-    assert!(!mode.door.tables[&Table::Nat].contains_key("FERRO-TRIAL"));
+    assert!(!mode.rules.door.tables[&Table::Nat].contains_key("FERRO-TRIAL"));
     table.remove(&name("s17"));
     mode.observe().unwrap();
     sync(&mut mode, &mut table);
@@ -103,7 +104,7 @@ fn a_kernel_without_a_match_refuses_only_those_who_need_it() {
 #[test]
 fn a_kernel_that_refuses_no_endpoint_accuses_nobody() {
     let (mut mode, mut table) = settled();
-    mode.door.refuse_at_commit = Some("-d 10.96.0.3/32".to_owned());
+    mode.rules.door.refuse_at_commit = Some("-d 10.96.0.3/32".to_owned());
     table.set(service("c", &[cluster_ip(3)]));
     let error = mode.apply(mode.plan(&table, Instant::now())).unwrap_err();
     assert_eq!(error.culprit(), None, "{error}");
@@ -112,38 +113,38 @@ fn a_kernel_that_refuses_no_endpoint_accuses_nobody() {
 #[test]
 fn cleanup_leaves_what_is_not_ours_and_may_be_repeated() {
     let (mut mode, _) = settled();
-    mode.door.chain(Table::Nat, "PREROUTING").push("-j ACCEPT".to_owned());
+    mode.rules.door.chain(Table::Nat, "PREROUTING").push("-j ACCEPT".to_owned());
     let mut wanted = Fake::new(Family::V4);
     wanted.chain(Table::Nat, "PREROUTING").push("-j ACCEPT".to_owned());
     for _ in 0..2 {
         mode.cleanup().unwrap();
-        assert_eq!(mode.door.tables, wanted.tables);
+        assert_eq!(mode.rules.door.tables, wanted.tables);
     }
 }
 
 #[test]
 fn cleanup_leaves_the_mark_chain_to_those_who_use_it() {
     let (mut mode, _) = settled();
-    mode.door.chain(Table::Nat, "POSTROUTING").push("-j KUBE-MARK-MASQ".to_owned());
+    mode.rules.door.chain(Table::Nat, "POSTROUTING").push("-j KUBE-MARK-MASQ".to_owned());
     mode.cleanup().unwrap();
-    assert!(mode.door.tables[&Table::Nat].contains_key("KUBE-MARK-MASQ"));
+    assert!(mode.rules.door.tables[&Table::Nat].contains_key("KUBE-MARK-MASQ"));
 }
 
 #[test]
 fn what_kube_proxy_left_goes_and_what_kubelet_has_stays() {
     let (mut mode, _) = settled();
-    let ours = mode.door.tables.clone();
+    let ours = mode.rules.door.tables.clone();
     let left = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ERIFXISQEP7F7OF4 - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n\
         -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
         -A KUBE-SERVICES -d 10.96.0.10/32 -j KUBE-SVC-ERIFXISQEP7F7OF4\nCOMMIT\n\
         *filter\n:KUBE-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n-I FORWARD -j KUBE-FORWARD\n\
         -I INPUT -j KUBE-FIREWALL\nCOMMIT\n";
-    mode.door.restore(&left).unwrap();
-    remove_kube_proxy(&mut mode.door).unwrap();
+    mode.rules.door.restore(&left).unwrap();
+    remove_kube_proxy(&mut mode.rules.door).unwrap();
     let mut wanted = ours;
     wanted.get_mut(&Table::Nat).unwrap().insert("KUBE-KUBELET-CANARY".into(), vec![]);
     let filter = wanted.get_mut(&Table::Filter).unwrap();
     filter.insert("KUBE-FIREWALL".into(), vec![]);
     filter.get_mut("INPUT").unwrap().insert(0, "-j KUBE-FIREWALL".into());
-    assert_eq!(mode.door.tables, wanted);
+    assert_eq!(mode.rules.door.tables, wanted);
 }

@@ -54,7 +54,7 @@ fn an_endpoint_more_among_5000_rewrites_its_group_and_the_weights_above() {
 /// The probability with which each endpoint is chosen, from the rules.
 fn chances(mode: &Iptables<Fake>, chain: &str, of: f64, found: &mut BTreeMap<String, f64>) {
     let mut left = of;
-    for rule in &mode.door.tables[&Table::Nat][chain] {
+    for rule in &mode.rules.door.tables[&Table::Nat][chain] {
         let words: Vec<_> = rule.split(' ').collect();
         let after = |flag: &str| words.iter().position(|word| *word == flag).map(|at| words[at + 1]);
         let part = after("--probability").map_or(1.0, |text| text.parse().unwrap());
@@ -120,7 +120,7 @@ fn y11_endpoints_are_chosen_evenly_however_many() {
 
 /// Rules that a packet to an address and port meets in the nat table, and the chain where it ends.
 fn walk(mode: &Iptables<Fake>, chain: &str, to: (IpAddr, u16), met: &mut usize) -> Option<String> {
-    for rule in &mode.door.tables[&Table::Nat][chain] {
+    for rule in &mode.rules.door.tables[&Table::Nat][chain] {
         *met += 1;
         let words: Vec<_> = rule.split(' ').collect();
         let after = |flag: &str| words.iter().position(|word| *word == flag).map(|at| words[at + 1]);
