@@ -2,6 +2,7 @@
 
 use super::dispatch::{Keys, Tree};
 use super::names::ChainKey;
+use super::observe::Layout;
 use super::render::{InvalidPackets, Style};
 use crate::kernel::iptables::Table;
 use crate::model::{Family, LocalTraffic, ServiceTable};
@@ -93,6 +94,12 @@ pub const JUMPS: [Jump; 7] = [
     Jump { table: Table::Filter, chain: "FORWARD", rule: "-j FERRO-FORWARD" },
     Jump { table: Table::Filter, chain: "OUTPUT", rule: "-m conntrack --ctstate NEW -j FERRO-FILTER" },
 ];
+
+pub static LAYOUT: Layout = Layout {
+    tables: &[Table::Filter, Table::Nat],
+    guests: &[(Table::Filter, CANARY), (Table::Nat, CANARY), (Table::Nat, MARK_MASQUERADE)],
+    jumps: &JUMPS,
+};
 
 /// What is in a base chain. It depends on the Services only through the roots of the trees.
 pub fn rules(chain: BaseChain, style: &Style, table: &ServiceTable) -> Vec<String> {

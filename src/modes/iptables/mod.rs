@@ -123,7 +123,8 @@ impl<D: Door> Mode for Iptables<D> {
         &[Scheduler::Random, Scheduler::RoundRobin, Scheduler::SourceHash];
 
     fn observe(&mut self) -> Result<(), Error> {
-        let observed = self.rules.read(observe::observe).map_err(Error::Observe)?;
+        let observed =
+            self.rules.read(|door| observe::observe(door, &base::LAYOUT)).map_err(Error::Observe)?;
         self.kube_proxy = observed.kube_proxy;
         self.known = Known::Observed(observed);
         Ok(())

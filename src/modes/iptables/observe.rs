@@ -2,14 +2,24 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::base::{BaseChain, JUMPS};
+use super::base::Jump;
 use super::cleanup::is_kube_proxys;
-use super::names::{ChainName, OURS};
+use super::names::OURS;
 use super::render::ContentHash;
 use crate::kernel::iptables::{Door, Error, Table};
 
-#[derive(Debug, Default)]
+/// The fixed part of a mode's chains.
+#[derive(Debug)]
+pub struct Layout {
+    pub tables: &'static [Table],
+    /// Chains that are ours though their names do not begin like ours.
+    pub guests: &'static [(Table, &'static str)],
+    pub jumps: &'static [Jump],
+}
+
+#[derive(Debug)]
 pub struct Observed {
+    layout: &'static Layout,
     tables: HashMap<Table, ObservedTable>,
     /// Whether kube-proxy left chains.
     pub kube_proxy: bool,
@@ -24,23 +34,23 @@ struct ObservedTable {
     held: HashSet<Box<str>>,
 }
 
-pub fn observe(door: &mut impl Door) -> Result<Observed, Error> {
-    let (mut tables, mut kube_proxy) = (HashMap::new(), false);
-    for table in [Table::Filter, Table::Nat] {
+pub fn observe(door: &mut impl Door, layout: &'static Layout) -> Result<Observed, Error> {
+    let mut all = Observed::nothing(layout);
+    for &table in layout.tables {
         let mut observed = ObservedTable::default();
         door.save(table, &mut |line| {
-            kube_proxy |= declared(line).is_some_and(is_kube_proxys);
-            observed.add(table, line);
+            all.kube_proxy |= declared(line).is_some_and(is_kube_proxys);
+            observed.add(layout, table, line);
         })?;
-        tables.insert(table, observed);
+        all.tables.insert(table, observed);
     }
-    Ok(Observed { tables, kube_proxy })
+    Ok(all)
 }
 
 impl ObservedTable {
-    fn add(&mut self, table: Table, line: &str) {
+    fn add(&mut self, layout: &Layout, table: Table, line: &str) {
         if let Some(name) = declared(line) {
-            if is_ours(table, name) {
+            if layout.is_ours(table, name) {
                 self.chains.entry(name.into()).or_default();
             }
             return;
@@ -61,14 +71,18 @@ impl ObservedTable {
 }
 
 impl Observed {
+    /// A kernel without any rules.
+    pub fn nothing(layout: &'static Layout) -> Self {
+        Observed { layout, tables: HashMap::new(), kube_proxy: false }
+    }
+
     pub fn get(&self, table: Table, chain: &str) -> Option<ContentHash> {
         self.tables.get(&table)?.chains.get(chain).copied()
     }
 
     /// Chains of ours that are not wanted, and can be removed.
-    pub fn others(&self, table: Table, wanted: &[ChainName]) -> Vec<String> {
+    pub fn others(&self, table: Table, wanted: &HashSet<&str>) -> Vec<String> {
         let Some(observed) = self.tables.get(&table) else { return Vec::new() };
-        let wanted: HashSet<&str> = wanted.iter().map(ChainName::as_str).collect();
         let removable =
             |name: &&str| name.starts_with(OURS) && !wanted.contains(name) && !observed.held.contains(*name);
         let mut others: Vec<_> =
@@ -81,7 +95,7 @@ impl Observed {
     /// somebody else goes there later is no fault, or two programs of that mind would never be at rest.
     pub fn repair(&self, table: Table) -> Vec<String> {
         let found: &[_] = self.tables.get(&table).map_or(&[], |observed| &observed.jumps);
-        let wanted = || JUMPS.iter().filter(|jump| jump.table == table);
+        let wanted = || self.layout.jumps.iter().filter(|jump| jump.table == table);
         let chains: BTreeSet<&str> =
             found.iter().map(|(chain, _)| &**chain).chain(wanted().map(|jump| jump.chain)).collect();
         let mut lines = Vec::new();
@@ -103,9 +117,10 @@ fn declared(line: &str) -> Option<&str> {
     line.strip_prefix(':')?.split(' ').next()
 }
 
-fn is_ours(table: Table, name: &str) -> bool {
-    name.starts_with(OURS)
-        || BaseChain::ALL.iter().any(|chain| chain.table() == table && chain.name() == name)
+impl Layout {
+    fn is_ours(&self, table: Table, name: &str) -> bool {
+        name.starts_with(OURS) || self.guests.contains(&(table, name))
+    }
 }
 
 pub fn is_built_in(chain: &str) -> bool {
@@ -122,6 +137,7 @@ pub fn leads_to(rule: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modes::iptables::base::{BaseChain, JUMPS, LAYOUT};
 
     #[test]
     fn a_comment_leads_nowhere() {
@@ -134,8 +150,8 @@ mod tests {
 
     fn nat(lines: &[&str]) -> Observed {
         let mut observed = ObservedTable::default();
-        lines.iter().for_each(|line| observed.add(Table::Nat, line));
-        Observed { tables: HashMap::from([(Table::Nat, observed)]), kube_proxy: false }
+        lines.iter().for_each(|line| observed.add(&LAYOUT, Table::Nat, line));
+        Observed { tables: HashMap::from([(Table::Nat, observed)]), ..Observed::nothing(&LAYOUT) }
     }
 
     #[test]
@@ -171,7 +187,7 @@ mod tests {
             ":CNI-A - [0:0]",
             "-A CNI-A -j FERRO-HELD",
         ]);
-        assert_eq!(observed.others(Table::Nat, &[]), ["FERRO-OLD"]);
+        assert_eq!(observed.others(Table::Nat, &HashSet::new()), ["FERRO-OLD"]);
     }
 
     #[test]

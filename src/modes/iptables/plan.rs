@@ -20,7 +20,7 @@ pub enum Known {
 
 impl Default for Known {
     fn default() -> Self {
-        Known::Observed(Observed::default())
+        Known::Observed(Observed::nothing(&super::base::LAYOUT))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::base::{self, BaseChain};
 use super::dispatch::{Keys, Node, Slot, Tree};
-use super::names::{ChainKey, Part, PortId};
+use super::names::{ChainKey, ChainName, Part, PortId};
 use super::path::{Path, Prefix};
 use super::plan::{Known, Plan, Scope, TablePlan};
 use super::render::{self, Content, ContentHash, Rules, Settings, Style, Target};
@@ -210,7 +210,7 @@ impl<'a> Planner<'a> {
             Known::Observed(observed) => {
                 let visited = self.visited.keys().filter(|key| key.table() == table);
                 let wanted: Vec<_> = visited.map(|key| key.name(family)).collect();
-                observed.others(table, &wanted)
+                observed.others(table, &wanted.iter().map(ChainName::as_str).collect())
             }
         }
     }
