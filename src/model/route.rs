@@ -6,10 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{
-    Destination, Endpoint, Frontend, FrontendKey, NodePolicy, Protocol, ServicePort, ServiceTable,
-    TrafficPolicy, Verdict,
-};
+use super::{Endpoint, Frontend, NodePolicy, Protocol, ServicePort, ServiceTable, TrafficPolicy, Verdict};
 
 /// The first packet of a connection, as it reaches this node or leaves a process on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,26 +69,13 @@ impl fmt::Display for Outcome {
 
 /// What a node with this table does with this packet.
 pub fn route(table: &ServiceTable, packet: &Packet<'_>) -> Outcome {
-    let Some((port, frontend)) = find(table, packet) else {
+    let Some((port, frontend)) = table.reached(packet.destination, packet.protocol, packet.port) else {
         return Outcome::Untouched;
     };
     match frontend {
         Frontend::ClusterIp(_) => internal(table, port, packet),
         _ => external(table.node(), port, frontend, packet, detects_local_traffic(table)),
     }
-}
-
-/// A Service's own address is looked at before NodePorts, whatever the address.
-fn find<'a>(table: &'a ServiceTable, packet: &Packet<'_>) -> Option<(&'a ServicePort, &'a Frontend)> {
-    let key = |destination| FrontendKey { destination, protocol: packet.protocol, port: packet.port };
-    let owner = |key| {
-        let port = table.frontends().get(&key)?;
-        port.frontends.iter().find(|frontend| port.key(frontend) == key).map(|frontend| (&**port, frontend))
-    };
-    owner(key(Destination::Address(packet.destination))).or_else(|| {
-        let listens = table.node().has_node_ports(packet.destination);
-        listens.then(|| owner(key(Destination::Node))).flatten()
-    })
 }
 
 fn detects_local_traffic(table: &ServiceTable) -> bool {

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::index::Index;
-use super::{Family, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName};
+use super::{
+    Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName,
+};
 
 /// What one address family of this node must do, and what of it is new.
 ///
@@ -111,6 +113,29 @@ impl ServiceTable {
     /// Every frontend with the ServicePort that owns it, by address, protocol and port.
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Arc<ServicePort>> {
         &self.frontends
+    }
+
+    /// The ServicePort that a packet to this address is for, and by which of its frontends. An address of a Service comes
+    /// before NodePorts, whatever the address.
+    pub fn reached(
+        &self,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<(&Arc<ServicePort>, &Frontend)> {
+        let owner = |destination| {
+            let key = FrontendKey { destination, protocol, port };
+            let owner = self.frontends.get(&key)?;
+            owner
+                .frontends
+                .iter()
+                .find(|frontend| owner.key(frontend) == key)
+                .map(|frontend| (owner, frontend))
+        };
+        owner(Destination::Address(address)).or_else(|| {
+            let listens = self.node.has_node_ports(address);
+            listens.then(|| owner(Destination::Node)).flatten()
+        })
     }
 
     /// The frontends by what they are looked up for, then by address, protocol and port.

@@ -5,7 +5,7 @@ use super::names::ChainKey;
 use super::observe::Layout;
 use super::render::{InvalidPackets, Style};
 use crate::kernel::iptables::Table;
-use crate::model::{Family, LocalTraffic, ServiceTable};
+use crate::model::{Family, ServiceTable};
 
 /// A chain that is there whatever Services there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,25 +232,10 @@ fn forward(style: &Style) -> Vec<String> {
     ];
     if style.invalid == InvalidPackets::Drop {
         rules.extend(
-            of_pods(style).iter().map(|pods| format!("{pods}-m conntrack --ctstate INVALID -j DROP")),
+            style.of_pods().iter().map(|pods| format!("{pods}-m conntrack --ctstate INVALID -j DROP")),
         );
     }
     rules.push(format!("-m conntrack --ctstate NEW -j {}", BaseChain::Filter.name()));
     rules.push(format!("-m mark --mark {0:#x}/{0:#x} -j ACCEPT", style.mark));
     rules
-}
-
-fn of_pods(style: &Style) -> Vec<String> {
-    match &style.local {
-        LocalTraffic::Undetected => vec![String::new()],
-        LocalTraffic::Interface(name) => vec![format!("-i {name} "), format!("-o {name} ")],
-        LocalTraffic::InterfacePrefix(prefix) => {
-            vec![format!("-i {prefix}+ "), format!("-o {prefix}+ ")]
-        }
-        LocalTraffic::Sources(networks) => networks
-            .iter()
-            .filter(|network| style.family.contains(network))
-            .flat_map(|network| ["-s", "-d"].map(|side| super::render::network(side, network)))
-            .collect(),
-    }
 }

@@ -101,6 +101,22 @@ impl Style {
         .into_iter()
     }
 
+    /// Matches that together hold for what comes from or goes to pods, where pods can be told.
+    pub fn of_pods(&self) -> Vec<String> {
+        match &self.local {
+            LocalTraffic::Undetected => vec![String::new()],
+            LocalTraffic::Interface(name) => vec![format!("-i {name} "), format!("-o {name} ")],
+            LocalTraffic::InterfacePrefix(prefix) => {
+                vec![format!("-i {prefix}+ "), format!("-o {prefix}+ ")]
+            }
+            LocalTraffic::Sources(networks) => networks
+                .iter()
+                .filter(|network| self.family.contains(network))
+                .flat_map(|pods| ["-s", "-d"].map(|side| network(side, pods)))
+                .collect(),
+        }
+    }
+
     /// Matches the network of a prefix.
     pub fn network(&self, side: &str, prefix: &Prefix) -> String {
         let address = prefix.first().address(self.family);
