@@ -20,7 +20,7 @@ pub fn compile_settings(config: &Config, schedulers: Box<[Scheduler]>) -> compil
         schedulers,
         missing_schedulers: Box::default(),
         default_scheduler: config.scheduler,
-        default_hashing: None,
+        default_hashing: config.ipvs.hashing,
         node_port_addresses: config.node_port_addresses.clone(),
         detect_local: config.detect_local.clone(),
         masquerade_all: config.masquerade.all,
