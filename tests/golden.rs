@@ -49,7 +49,7 @@ fn compile(case: &Path, table: &FlowTable) -> Compiled {
     let config = config::resolve(&CommandLine::parse_from(arguments).flags, None, NODE).unwrap();
     let listing = read_once(case, NODE).unwrap();
     assert!(listing.malformed.is_empty(), "{}: {:?}", case.display(), listing.malformed);
-    compile_once(listing.events, compile_settings(&config, &[Scheduler::Random]))
+    compile_once(listing.events, compile_settings(&config, [Scheduler::Random].into()))
 }
 
 /// The line as it would have to be written.

@@ -12,13 +12,15 @@ use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as Iptabl
 use crate::sync::compile;
 
 /// What compile has to know of the configuration.
-pub fn compile_settings(config: &Config, schedulers: &'static [Scheduler]) -> compile::Settings {
+pub fn compile_settings(config: &Config, schedulers: Box<[Scheduler]>) -> compile::Settings {
     compile::Settings {
         node_name: Arc::from(config.node_name.as_str()),
         node_addresses: config.node_ip.into_iter().collect(),
         allowed_external_ips: allowed_external_ips(&config.allowed_external_ips),
         schedulers,
+        missing_schedulers: Box::default(),
         default_scheduler: config.scheduler,
+        default_hashing: config.ipvs.hashing,
         node_port_addresses: config.node_port_addresses.clone(),
         detect_local: config.detect_local.clone(),
         masquerade_all: config.masquerade.all,

@@ -49,7 +49,7 @@ fn compile(config: &Config) -> anyhow::Result<Vec<ServiceTable>> {
     for error in &listing.malformed {
         eprintln!("Warning: {error}");
     }
-    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
+    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS.into());
     let compiled = sync::compile_once(listing.events, settings);
     for problem in &compiled.problems {
         eprintln!("Warning: {problem}");

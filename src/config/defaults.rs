@@ -157,6 +157,8 @@ pub(super) fn fill_own(own: &mut FerroviaConfiguration) {
     value(&mut own.allowed_external_ips, Vec::new());
     text_unless_empty(&mut own.iptables_flavour, "auto");
     text(&mut own.audit_period, "1m0s");
+    text_unless_empty(&mut own.ipvs_virtual_addresses, "routes");
+    text(&mut own.ipvs_drain_timeout, "0s");
 }
 
 fn value<T>(field: &mut Option<T>, default: T) {

@@ -177,6 +177,12 @@ pub struct FerroviaConfiguration {
     pub iptables_flavour: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_period: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipvs_scheduler_flags: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipvs_virtual_addresses: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipvs_drain_timeout: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -23,7 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::kernel::sysctl::Conntrack;
-use crate::model::Scheduler;
+use crate::model::{Hashing, Scheduler};
 
 pub use crate::model::{DetectLocal, NodePortSetting};
 
@@ -42,12 +42,13 @@ pub struct Config {
     /// `--bind-address` where it names an address: the node's own one, instead of what the Node object says.
     pub node_ip: Option<IpAddr>,
     pub mode: ModeName,
-    /// How endpoints are chosen where a Service does not say; `None` is the mode's default.
+    /// How endpoints are chosen where a Service does not say; `None` is the mode's default. IPVS has [its own](Ipvs).
     pub scheduler: Option<Scheduler>,
     pub masquerade: Masquerade,
     /// Asked for, or not said. No kernel mode has it: it would need `route_localnet` (CVE-2020-8558).
     pub localhost_node_ports: bool,
     pub iptables_flavour: IptablesFlavour,
+    pub ipvs: Ipvs,
     pub detect_local: DetectLocal,
     pub node_port_addresses: NodePortSetting,
     pub allowed_external_ips: AllowedExternalIps,
@@ -96,7 +97,7 @@ impl ModeName {
         [ModeName::Userspace, ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
 
     /// The modes that this build has.
-    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables];
+    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables, ModeName::Ipvs];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -123,6 +124,43 @@ pub enum IptablesFlavour {
     Auto,
     Legacy,
     Nft,
+}
+
+/// What only the IPVS mode looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipvs {
+    /// How endpoints are chosen where a Service does not say; `None` is the mode's default. Never one that IPVS lacks in
+    /// every kernel.
+    pub scheduler: Option<Scheduler>,
+    /// How that scheduler hashes; `None` is as usual for it.
+    pub hashing: Option<Hashing>,
+    /// Virtual servers in these networks are somebody else's.
+    pub exclude: Vec<IpNet>,
+    /// arp_ignore 1 and arp_announce 2: no ARP answers for addresses of other interfaces.
+    pub strict_arp: bool,
+    pub timeouts: IpvsTimeouts,
+    pub virtual_addresses: VirtualAddressing,
+    /// How long an endpoint that is gone may keep its connections; `None` has no bound.
+    pub drain_timeout: Option<Duration>,
+}
+
+/// `ipvsadm --set`, in whole seconds; `None` leaves a timeout as it is. The kernel takes 24 days at the least.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IpvsTimeouts {
+    /// Of idle connections.
+    pub tcp: Option<Duration>,
+    /// After a FIN.
+    pub tcp_fin: Option<Duration>,
+    pub udp: Option<Duration>,
+}
+
+/// What makes packets to virtual addresses this node's own, which IPVS needs to see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VirtualAddressing {
+    /// Local routes.
+    Routes,
+    /// Addresses of an interface of their own, as kube-proxy has them.
+    Device,
 }
 
 /// Which externalIPs are believed (CVE-2020-8554).

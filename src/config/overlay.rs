@@ -237,5 +237,8 @@ impl Overlay {
         self.text("scheduler", &flags.scheduler, &mut own.scheduler);
         self.text("iptables-flavour", &flags.iptables_flavour, &mut own.iptables_flavour);
         self.text("audit-period", &flags.audit_period, &mut own.audit_period);
+        self.list("ipvs-scheduler-flags", &flags.ipvs_scheduler_flags, &mut own.ipvs_scheduler_flags);
+        self.text("ipvs-virtual-addresses", &flags.ipvs_virtual_addresses, &mut own.ipvs_virtual_addresses);
+        self.text("ipvs-drain-timeout", &flags.ipvs_drain_timeout, &mut own.ipvs_drain_timeout);
     }
 }

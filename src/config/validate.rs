@@ -4,6 +4,7 @@
 //! never used.
 
 mod checks;
+mod ipvs;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -36,7 +37,6 @@ pub(super) fn validate(
     let CommandLine { action, master, overlay, warnings } = command_line;
     let mut checks = Checks::new(overlay, warnings);
     let mode = mode(&mut checks, &file);
-    ipvs(&mut checks, &file.ipvs);
     if file.client_connection.burst.is_some_and(|burst| burst < 0) {
         checks.refuse("clientConnection.burst", &file.client_connection.burst, "must be 0 or more");
     }
@@ -50,6 +50,7 @@ pub(super) fn validate(
         masquerade: masquerade(&mut checks, mode, &file),
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or_default(),
         iptables_flavour: iptables_flavour(&mut checks, &own),
+        ipvs: ipvs::ipvs(&mut checks, &file.ipvs, &own),
         detect_local: detect_local(&mut checks, &file),
         node_port_addresses: node_port_addresses(&mut checks, &file),
         allowed_external_ips: allowed_external_ips(&mut checks, &file, &own),
@@ -307,14 +308,4 @@ fn logging(checks: &mut Checks, typed: &file::Logging) -> Logging {
         }
     };
     Logging { format, verbosity: typed.verbosity.unwrap_or_default() }
-}
-
-/// Checked in every mode, so that a typing error does not wait for the day when the mode is changed.
-fn ipvs(checks: &mut Checks, typed: &file::Ipvs) {
-    checks.duration("ipvs.tcpTimeout", &typed.tcp_timeout);
-    checks.duration("ipvs.tcpFinTimeout", &typed.tcp_fin_timeout);
-    checks.duration("ipvs.udpTimeout", &typed.udp_timeout);
-    for item in typed.exclude_cidrs.iter().flatten() {
-        checks.network("ipvs.excludeCIDRs", item);
-    }
 }

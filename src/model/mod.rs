@@ -5,6 +5,7 @@
 //! [`route`] answers what becomes of one packet and is the oracle that every mode is tested against.
 
 mod address;
+mod hashing;
 mod index;
 mod node;
 pub mod route;
@@ -13,9 +14,10 @@ mod service_port;
 mod table;
 
 pub use address::{Family, Protocol, network_of_host};
+pub use hashing::{Hashing, HashingError};
 pub use index::Role;
 pub use node::{DetectLocal, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting};
-pub use scheduler::{Hashing, ParseSchedulerError, Scheduler};
+pub use scheduler::{ParseSchedulerError, Scheduler};
 pub use service_port::{
     Affinity, Destination, Endpoint, Frontend, FrontendKey, Locality, ServicePort, ServicePortName,
     TrafficPolicy, Verdict,

@@ -34,15 +34,6 @@ pub enum Scheduler {
     PowerOfTwo,
 }
 
-/// What else schedulers that hash look at: IPVS' `sh` and `mh`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Hashing {
-    /// Hash the client's port too: `sh-port`, `mh-port`.
-    pub port: bool,
-    /// If the endpoint of a hash takes no connections, take that of the next: `sh-fallback`, `mh-fallback`.
-    pub fallback: bool,
-}
-
 impl Scheduler {
     pub const ALL: [Scheduler; 15] = [
         Scheduler::Random,
@@ -80,6 +71,11 @@ impl Scheduler {
             Scheduler::WeightedOverflow => "ovf",
             Scheduler::PowerOfTwo => "twos",
         }
+    }
+
+    /// Whether [`Hashing`](super::Hashing) says anything to it.
+    pub fn hashes(self) -> bool {
+        matches!(self, Scheduler::SourceHash | Scheduler::Maglev)
     }
 
     /// The modes that have it, for messages: a mode cannot speak of the others.

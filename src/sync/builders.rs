@@ -45,6 +45,7 @@ pub fn service(full_name: &str, cluster_ips: &[&str]) -> Service {
         affinity_timeout_seconds: None,
         health_check_node_port: 0,
         scheduler: None,
+        scheduler_flags: None,
         problems: [].into(),
     }
 }
@@ -77,6 +78,7 @@ pub fn slice(full_name: &str, service: &str, endpoints: Vec<SliceEndpoint>) -> E
         family: endpoints.first().map_or(Family::V4, |endpoint| Family::of(endpoint.address)),
         ports: [EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
         endpoints: endpoints.into(),
+        weight: 1,
         triggered: None,
         problems: [].into(),
     }

@@ -81,6 +81,8 @@ pub struct Service {
     pub health_check_node_port: u16,
     /// The text of annotation `ferrovia.dev/scheduler`.
     pub scheduler: Option<Arc<str>>,
+    /// The text of annotation `ferrovia.dev/scheduler-flags`.
+    pub scheduler_flags: Option<Arc<str>>,
     /// Fields that could not be read; the rest of the object counts.
     pub problems: Box<[FieldProblem]>,
 }
@@ -110,6 +112,8 @@ pub struct EndpointSlice {
     pub family: Family,
     pub ports: Box<[EndpointPort]>,
     pub endpoints: Box<[SliceEndpoint]>,
+    /// Annotation `ferrovia.dev/weight`: that of every endpoint, 1 where there is none.
+    pub weight: u16,
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`.
     pub triggered: Option<SystemTime>,
     /// Fields that could not be read; the rest of the object counts.
@@ -177,7 +181,7 @@ pub enum Reason {
     ExternalIpNotAllowed,
     /// Another, older Service has this address and port.
     AddressInUse,
-    /// The mode does not have this scheduler; its default is used.
+    /// The mode or this kernel does not have this scheduler, or the scheduler not this flag; the default is used.
     UnsupportedScheduler,
     /// The kernel refused this ServicePort; everything else was programmed without it.
     Quarantined,

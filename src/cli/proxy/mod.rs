@@ -80,7 +80,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         Source::ApiServer { .. } => None,
     };
     let reporter = Reporter { metrics, health, health_checks, events, node_unknown };
-    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS);
+    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS.into());
     let store = Store::new(settings.node_name.clone(), SystemTime::now());
     let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
     Sync::new(store, Compiler::new(settings), planes, Box::new(conntrack), reporter).run(&received);

@@ -120,6 +120,16 @@ pub struct Own {
     /// How often what is in the kernel is read back and compared [default: 60s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub audit_period: Option<String>,
+    /// What the IPVS scheduler hashes: sh-port, sh-fallback, mh-port, mh-fallback [default: mh-port with mh]
+    #[arg(long, value_delimiter = ',', value_name = "FLAG")]
+    pub ipvs_scheduler_flags: Option<Vec<String>>,
+    /// What makes virtual addresses this node's own in the IPVS mode: routes, or a device as in kube-proxy
+    /// [default: routes]
+    #[arg(long, value_name = "KIND")]
+    pub ipvs_virtual_addresses: Option<String>,
+    /// How long a removed endpoint may keep its connections in the IPVS mode; 0 has no bound [default: 0s]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub ipvs_drain_timeout: Option<String>,
 }
 
 /// Flags of kube-proxy that mean nothing here: for Windows, or of libraries that it links. Accepted and ignored.

@@ -73,6 +73,13 @@ fn lists_are_separated_by_commas_or_repeated() {
 }
 
 #[test]
+fn our_flags_are_separated_like_those_of_kube_proxy() {
+    let own = parse(&["--ipvs_scheduler_flags=mh-port,mh-fallback", "--ipvs-drain-timeout", "-1s"]).own;
+    assert_eq!(own.ipvs_scheduler_flags, Some(["mh-port", "mh-fallback"].map(str::to_owned).to_vec()));
+    assert_eq!(own.ipvs_drain_timeout.as_deref(), Some("-1s"));
+}
+
+#[test]
 fn of_a_repeated_scalar_the_last_counts() {
     assert_eq!(parse(&["-v=1", "--v=2"]).logging.v.as_deref(), Some("2"));
     assert_eq!(parse(&["--cleanup", "--cleanup=false"]).general.cleanup.as_deref(), Some("false"));

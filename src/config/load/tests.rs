@@ -1,14 +1,16 @@
+mod ipvs;
+
 use std::time::Duration;
 
 use clap::Parser;
 
 use super::*;
 use crate::config::{
-    AllowedExternalIps, DetectLocal, IptablesFlavour, LogFormat, Logging, ModeName, NodePortSetting,
-    OnBindFailure, Periods, Source, config_z, to_yaml,
+    AllowedExternalIps, DetectLocal, IptablesFlavour, Ipvs, IpvsTimeouts, LogFormat, Logging, ModeName,
+    NodePortSetting, OnBindFailure, Periods, Source, VirtualAddressing, config_z, to_yaml,
 };
 use crate::kernel::sysctl::Conntrack;
-use crate::model::Scheduler;
+use crate::model::{Hashing, Scheduler};
 
 #[derive(Parser)]
 struct Command {
@@ -109,7 +111,7 @@ fn every_flag_has_its_effect() {
 }
 
 /// A flag or field with an impossible value, and what must be said about it.
-const REFUSED: [(&str, &str); 36] = [
+const REFUSED: [(&str, &str); 45] = [
     ("--iptables-masquerade-bit=32", FROM_TO),
     ("--iptables-masquerade-bit=-1", FROM_TO),
     ("--iptables-masquerade-bit=many", "must be a number"),
@@ -121,6 +123,18 @@ const REFUSED: [(&str, &str); 36] = [
     ("--config-sync-period=0s", "longer than 0"),
     ("--audit-period=0s", "longer than 0"),
     ("--ipvs-tcp-timeout=soon", "must be a duration"),
+    ("--ipvs-tcpfin-timeout=-1s", "negative"),
+    ("--ipvs-udp-timeout=5", "units"),
+    ("--ipvs-scheduler=fastest", "unknown scheduler"),
+    (
+        "--ipvs-scheduler=random",
+        "the ipvs mode does not have it; modes that do: iptables, nftables, userspace",
+    ),
+    ("--ipvs-strict-arp=perhaps", "true or false"),
+    ("--ipvs-scheduler-flags=hashed", "unknown scheduler flag"),
+    ("--ipvs-scheduler-flags=mh-port", "scheduler rr does not have mh-port, which is a flag of mh"),
+    ("--ipvs-virtual-addresses=tunnel", "must be routes or device"),
+    ("--ipvs-drain-timeout=-1s", "negative"),
     ("--ipvs-exclude-cidrs=10.0.0.0", "must be a network"),
     ("--bind-address=here", "must be an IP address"),
     ("--healthz-bind-address=localhost:10256", "must be an address and port"),
@@ -163,10 +177,11 @@ fn what_cannot_be_is_refused_with_flag_and_value() {
 
 #[test]
 fn all_problems_are_reported_together() {
-    let problems = from_flags("--oom-score-adj=9999 --proxy-mode=ipvs --conntrack-min=x --audit-period=-1s")
-        .unwrap_err();
+    let problems =
+        from_flags("--oom-score-adj=9999 --proxy-mode=nftables --conntrack-min=x --audit-period=-1s")
+            .unwrap_err();
     let expected = "--conntrack-min=x: must be a number in range\n\
-                    --proxy-mode=ipvs: this build has no ipvs mode; it has: iptables\n\
+                    --proxy-mode=nftables: this build has no nftables mode; it has: iptables, ipvs\n\
                     --audit-period=-1s: must not be negative\n\
                     --oom-score-adj=9999: must be within -1000 to 1000";
     assert_eq!(problems.to_string(), expected);
@@ -177,7 +192,7 @@ fn problems_of_a_file_name_its_fields() {
     let text = "iptables:\n  masqueradeBit: 32\nconntrack:\n  udpTimeout: 1\u{2d}2s\nmode: nftables\n";
     let problems = from_file(text, "-v=x").unwrap_err();
     let expected = "--v=x: must be a number in range\n\
-                    mode: \"nftables\": this build has no nftables mode; it has: iptables\n\
+                    mode: \"nftables\": this build has no nftables mode; it has: iptables, ipvs\n\
                     iptables.masqueradeBit: \"32\": must be within 0 to 31\n\
                     conntrack.udpTimeout: \"1-2s\": must have units: ns, us, ms, s, m or h";
     assert_eq!(problems.to_string(), expected);
@@ -308,6 +323,10 @@ fn what_is_written_reads_back() {
         "--iptables-min-sync-period=2s --masquerade-all --cluster-cidr=10.0.0.0/8 --nodeport-addresses=primary",
         "--iptables-sync-period=90s --allowed-external-ips=192.0.2.0/24 --audit-period=7s --scheduler=rr",
         "--feature-gates=AllowServiceExternalIPs=true --logging-format=json -v=5 --hostname-override=n",
+        "--proxy-mode=ipvs --ipvs-scheduler=mh --ipvs-scheduler-flags=mh-fallback --ipvs-exclude-cidrs=10.9.0.0/16 \
+         --ipvs-strict-arp --ipvs-udp-timeout=90s --ipvs-virtual-addresses=device --ipvs-drain-timeout=5m \
+         --ipvs-sync-period=1m --ipvs-min-sync-period=2s --masquerade-all",
+        "--ipvs-scheduler=mh --ipvs-scheduler-flags=",
         "--oom-score-adj=0 --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0",
     ] {
         let config = from_flags(line).unwrap();

@@ -13,7 +13,7 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 39] = [
+const FLAGS: [(&str, &str); 42] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
@@ -42,6 +42,9 @@ const FLAGS: [(&str, &str); 39] = [
     ("ipvs.tcpFinTimeout", "ipvs-tcpfin-timeout"),
     ("ipvs.tcpTimeout", "ipvs-tcp-timeout"),
     ("ipvs.udpTimeout", "ipvs-udp-timeout"),
+    ("ipvsDrainTimeout", "ipvs-drain-timeout"),
+    ("ipvsSchedulerFlags", "ipvs-scheduler-flags"),
+    ("ipvsVirtualAddresses", "ipvs-virtual-addresses"),
     ("logging.flushFrequency", "log-flush-frequency"),
     ("logging.format", "logging-format"),
     ("logging.verbosity", "v"),
@@ -233,6 +236,9 @@ mod tests {
             scheduler: text(),
             iptables_flavour: text(),
             audit_period: text(),
+            ipvs_scheduler_flags: Some(vec![]),
+            ipvs_virtual_addresses: text(),
+            ipvs_drain_timeout: text(),
             ..Default::default()
         };
         let own = serde_json::to_value(own).unwrap();

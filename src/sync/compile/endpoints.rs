@@ -48,7 +48,7 @@ pub(super) fn candidates<'a>(
         let ports = slice.ports.iter().filter(|port| *port.name == *port_name && port.protocol == protocol);
         for port in ports {
             let endpoints = slice.endpoints.iter().filter(|endpoint| is_acceptable(endpoint.address, family));
-            found.extend(endpoints.map(|endpoint| candidate(endpoint, port.port)));
+            found.extend(endpoints.map(|endpoint| candidate(endpoint, port.port, slice.weight)));
         }
     }
     // The sort is stable and slices come by name, so that which of two equals is kept depends on no order of events.
@@ -59,9 +59,9 @@ pub(super) fn candidates<'a>(
     found
 }
 
-fn candidate(endpoint: &StoredEndpoint, port: u16) -> Candidate<'_> {
+fn candidate(endpoint: &StoredEndpoint, port: u16, weight: u16) -> Candidate<'_> {
     Candidate {
-        endpoint: Endpoint { address: endpoint.address, port, locality: endpoint.locality, weight: 1 },
+        endpoint: Endpoint { address: endpoint.address, port, locality: endpoint.locality, weight },
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Family, Frontend, Hashing, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable,
-    TrafficPolicy,
+    Family, Frontend, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
 };
 use crate::sync::objects::{Kind, Service, ServiceKind, ServicePortSpec};
 
@@ -186,7 +185,7 @@ impl<'a> Pass<'a> {
             affinity: service::affinity(service),
             scheduler: service::scheduler(service, self.context)
                 .unwrap_or_else(|_| self.context.settings.default_scheduler()),
-            hashing: Hashing::default(),
+            hashing: service::hashing(service, self.context).0,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::model::{Affinity, Scheduler};
+use crate::model::{Affinity, Hashing, HashingError, Scheduler};
 use crate::sync::objects::{Kind, Reason, Service};
 
 use super::Context;
@@ -21,6 +21,10 @@ pub(super) fn problems(service: &Service, context: &Context<'_>) -> Vec<Problem>
     if let Err(message) = scheduler(service, context) {
         let field = "metadata.annotations[ferrovia.dev/scheduler]";
         findings.add(field.to_owned(), Reason::UnsupportedScheduler, message);
+    }
+    for error in hashing(service, context).1 {
+        let field = "metadata.annotations[ferrovia.dev/scheduler-flags]";
+        findings.add(field.to_owned(), Reason::UnsupportedScheduler, format!("{error}; it is ignored"));
     }
     if let Some(seconds) = service.affinity_timeout_seconds.filter(|seconds| !is_sound_timeout(*seconds)) {
         let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
@@ -50,8 +54,24 @@ pub(super) fn scheduler(service: &Service, context: &Context<'_>) -> Result<Sche
     if context.settings.schedulers.contains(&wanted) {
         return Ok(wanted);
     }
+    if context.settings.missing_schedulers.contains(&wanted) {
+        return Err(format!("this kernel does not have {wanted} (module ip_vs_{wanted}), {default} is used"));
+    }
     Err(format!(
         "this mode does not have {wanted}, {default} is used; modes that have it: {}",
         wanted.modes()
     ))
+}
+
+/// How a Service's scheduler hashes, and what is wrong with the flags that it asks for.
+///
+/// Flags for a scheduler that the Service cannot have are not wrong as well.
+pub(super) fn hashing(service: &Service, context: &Context<'_>) -> (Hashing, Vec<HashingError>) {
+    let settings = context.settings;
+    let scheduler = scheduler(service, context);
+    match (scheduler, &service.scheduler_flags) {
+        (Ok(scheduler), Some(flags)) => Hashing::read(scheduler, flags.split(',')),
+        (Ok(scheduler), None) => (settings.default_hashing(scheduler), Vec::new()),
+        (Err(_), _) => (settings.default_hashing(settings.default_scheduler()), Vec::new()),
+    }
 }

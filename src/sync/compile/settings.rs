@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::model::{
-    DetectLocal, Family, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting, Scheduler,
+    DetectLocal, Family, Hashing, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting, Scheduler,
     network_of_host,
 };
 use crate::sync::objects::Node;
@@ -20,9 +20,14 @@ pub struct Settings {
     /// `--allowed-external-ips`. None by default: any author of a Service could take any address (CVE-2020-8554).
     pub allowed_external_ips: Vec<IpNet>,
     /// What the mode has, its default first ([`Mode::SCHEDULERS`](crate::modes::Mode::SCHEDULERS)).
-    pub schedulers: &'static [Scheduler],
+    /// What of it this kernel has is known only at run time.
+    pub schedulers: Box<[Scheduler]>,
+    /// What the mode has and this kernel does not.
+    pub missing_schedulers: Box<[Scheduler]>,
     /// For Services that ask for none, instead of the mode's default.
     pub default_scheduler: Option<Scheduler>,
+    /// How the default scheduler hashes where a Service does not say. Schedulers that do not hash ignore it.
+    pub default_hashing: Option<Hashing>,
     pub node_port_addresses: NodePortSetting,
     pub detect_local: DetectLocal,
     pub masquerade_all: bool,
@@ -30,13 +35,15 @@ pub struct Settings {
 
 impl Settings {
     /// kube-proxy's defaults, with no external IPs allowed.
-    pub fn new(node_name: Arc<str>, schedulers: &'static [Scheduler]) -> Self {
+    pub fn new(node_name: Arc<str>, schedulers: impl Into<Box<[Scheduler]>>) -> Self {
         Settings {
             node_name,
             node_addresses: Vec::new(),
             allowed_external_ips: Vec::new(),
-            schedulers,
+            schedulers: schedulers.into(),
+            missing_schedulers: Box::default(),
             default_scheduler: None,
+            default_hashing: None,
             node_port_addresses: NodePortSetting::default(),
             detect_local: DetectLocal::default(),
             masquerade_all: false,
@@ -45,6 +52,14 @@ impl Settings {
 
     pub(super) fn default_scheduler(&self) -> Scheduler {
         self.default_scheduler.or(self.schedulers.first().copied()).unwrap_or(Scheduler::Random)
+    }
+
+    /// How a scheduler hashes where a Service does not say. What the operator wants of the default scheduler says nothing
+    /// about others that Services ask for.
+    pub(super) fn default_hashing(&self, scheduler: Scheduler) -> Hashing {
+        self.default_hashing
+            .filter(|_| scheduler.hashes() && scheduler == self.default_scheduler())
+            .unwrap_or_else(|| Hashing::usual(scheduler))
     }
 }
 

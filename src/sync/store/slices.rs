@@ -16,6 +16,8 @@ pub struct Slice {
     pub endpoints: Box<[StoredEndpoint]>,
     pub problems: Box<[FieldProblem]>,
     pub family: Family,
+    /// Of every endpoint. Here and not on each, since there are more of those than of anything else.
+    pub weight: u16,
     pub(super) generation: Generation,
 }
 
@@ -37,6 +39,7 @@ impl Slice {
 
     fn says_the_same_as(&self, other: &Slice) -> bool {
         self.family == other.family
+            && self.weight == other.weight
             && self.ports == other.ports
             && self.endpoints == other.endpoints
             && self.problems == other.problems
@@ -112,6 +115,7 @@ fn fold(slice: EndpointSlice, node_name: &str, generation: Generation) -> Slice 
         endpoints: slice.endpoints.into_iter().map(|endpoint| fold_endpoint(endpoint, node_name)).collect(),
         problems: slice.problems,
         family: slice.family,
+        weight: slice.weight,
         generation,
     }
 }

@@ -370,6 +370,30 @@ mod forbidden {
 }
 
 #[test]
+fn endpoints_have_the_weight_of_their_slice() {
+    let weighed = |weight| EndpointSlice { weight, ..slice("shop/canary", "web", vec![here("10.244.1.6")]) };
+    let stable = slice("shop/web-1", "web", vec![here("10.244.1.5"), here("10.244.1.7")]);
+    let mut bench = Bench::new([web().into(), stable.into(), weighed(20).into()]);
+    let weights = |bench: &Bench| -> Vec<u16> {
+        bench.port("shop/web").cluster.iter().map(|endpoint| endpoint.weight).collect()
+    };
+    assert_eq!(weights(&bench), [1, 20, 1]);
+    assert_eq!(bench.handle([applied(weighed(5))]), ["shop/web/TCP"], "a weight alone is a change");
+    assert_eq!(weights(&bench), [1, 5, 1]);
+    assert!(bench.handle([applied(weighed(5))]).is_empty());
+}
+
+/// Which of two slices is believed has nothing to do with weights: they come with the endpoint.
+#[test]
+fn of_an_endpoint_in_two_slices_the_weight_is_that_of_the_one_believed() {
+    let unready = EndpointSlice { weight: 9, ..slice("shop/a", "web", vec![here("10.244.1.5").unready()]) };
+    let ready = EndpointSlice { weight: 2, ..slice("shop/b", "web", vec![here("10.244.1.5")]) };
+    let bench = Bench::new([web().into(), unready.into(), ready.into()]);
+    let weights: Vec<u16> = bench.port("shop/web").cluster.iter().map(|endpoint| endpoint.weight).collect();
+    assert_eq!(weights, [2]);
+}
+
+#[test]
 fn y11_ten_thousand_endpoints_in_one_service() {
     let slices = (0..100u32).map(|slice_number| {
         let endpoints = (0..100u32).map(|at| {

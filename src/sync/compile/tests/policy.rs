@@ -1,9 +1,11 @@
 //! Which endpoints each policy may use: every combination that upstream's table for topology has, and a few more.
 
 use crate::model::Verdict::{self, Drop, Forward, Reject};
-use crate::model::{Frontend, Scheduler, TrafficPolicy::Cluster, TrafficPolicy::Local};
+use crate::model::{Frontend, Hashing, Scheduler, TrafficPolicy::Cluster, TrafficPolicy::Local};
 use crate::sync::builders::{self, applied, elsewhere, here, load_balancer, name, node, service, slice};
 use crate::sync::objects::{EndpointSlice, Node, Service, SliceEndpoint};
+
+use std::sync::Arc;
 
 use super::*;
 
@@ -435,10 +437,86 @@ mod scheduling {
     }
 
     #[test]
+    fn what_this_kernel_does_not_have_is_reported_with_its_module() {
+        let settings = Settings { missing_schedulers: [Scheduler::Maglev].into(), ..settings() };
+        let bench = with(Service { scheduler: Some("mh".into()), ..internal() }, settings);
+        assert_eq!(bench.port("shop/web").scheduler, Scheduler::Random);
+        assert_eq!(
+            bench.problems(),
+            [
+                "Service shop/web: metadata.annotations[ferrovia.dev/scheduler]: this kernel does not have mh (module \
+              ip_vs_mh), random is used"
+            ]
+        );
+        assert_eq!(bench.reasons(), [(Reason::UnsupportedScheduler, 1)]);
+    }
+
+    #[test]
     fn what_no_mode_has_is_reported() {
         let bench = with(Service { scheduler: Some("fair".into()), ..internal() }, settings());
         assert_eq!(bench.port("shop/web").scheduler, Scheduler::Random);
         assert!(bench.problems()[0].contains("unknown scheduler \"fair\""), "{:?}", bench.problems());
+    }
+
+    const PORT: Hashing = Hashing { port: true, fallback: false };
+    const FALLBACK: Hashing = Hashing { port: false, fallback: true };
+
+    /// A mode with the schedulers that hash, and round-robin as its default.
+    fn ipvs() -> Settings {
+        let schedulers = [Scheduler::RoundRobin, Scheduler::SourceHash, Scheduler::Maglev];
+        Settings { schedulers: schedulers.into(), ..settings() }
+    }
+
+    fn hashing(scheduler: &str, flags: Option<&str>, settings: Settings) -> (Hashing, Vec<String>) {
+        let scheduler = Some(scheduler.into()).filter(|name: &Arc<str>| !name.is_empty());
+        let service = Service { scheduler, scheduler_flags: flags.map(Into::into), ..internal() };
+        let bench = with(service, settings);
+        (bench.port("shop/web").hashing, bench.problems())
+    }
+
+    #[test]
+    fn schedulers_that_hash_do_so_as_the_service_says() {
+        assert_eq!(hashing("sh", Some("sh-port"), ipvs()), (PORT, vec![]));
+        assert_eq!(hashing("mh", Some("mh-fallback"), ipvs()), (FALLBACK, vec![]));
+        assert_eq!(hashing("mh", Some(""), ipvs()), (Hashing::default(), vec![]), "not by port, as it says");
+    }
+
+    #[test]
+    fn maglev_hashes_ports_unless_told() {
+        assert_eq!(hashing("mh", None, ipvs()), (PORT, vec![]));
+        assert_eq!(hashing("sh", None, ipvs()), (Hashing::default(), vec![]));
+        assert_eq!(hashing("", None, ipvs()), (Hashing::default(), vec![]));
+    }
+
+    #[test]
+    fn the_operators_flags_are_those_of_the_default_scheduler() {
+        let operator = |scheduler| Settings {
+            default_scheduler: Some(scheduler),
+            default_hashing: Some(FALLBACK),
+            ..ipvs()
+        };
+        assert_eq!(hashing("", None, operator(Scheduler::Maglev)), (FALLBACK, vec![]));
+        assert_eq!(hashing("mh", None, operator(Scheduler::Maglev)), (FALLBACK, vec![]));
+        assert_eq!(hashing("sh", None, operator(Scheduler::Maglev)), (Hashing::default(), vec![]));
+        assert_eq!(hashing("mh", None, operator(Scheduler::SourceHash)), (PORT, vec![]));
+        assert_eq!(hashing("", Some("mh-port"), operator(Scheduler::Maglev)), (PORT, vec![]));
+        assert_eq!(hashing("", None, operator(Scheduler::RoundRobin)), (Hashing::default(), vec![]));
+    }
+
+    #[test]
+    fn flags_that_the_scheduler_does_not_have_are_reported_and_ignored() {
+        let (found, problems) = hashing("mh", Some("mh-fallback,sh-port,fast"), ipvs());
+        assert_eq!(found, FALLBACK);
+        assert_eq!(
+            problems,
+            [
+                "Service shop/web: metadata.annotations[ferrovia.dev/scheduler-flags]: scheduler mh does not have \
+              sh-port, which is a flag of sh; it is ignored (and 1 more)"
+            ]
+        );
+        assert_eq!(hashing("", Some("sh-port"), ipvs()).1.len(), 1);
+        let with_scheduler = hashing("lc", Some("mh-port"), ipvs()).1;
+        assert_eq!(with_scheduler.len(), 1, "the flags are right for what cannot be had: {with_scheduler:?}");
     }
 
     #[test]

@@ -56,6 +56,7 @@ prop_compose! {
         timeout in pick(&[None, Some(0), Some(60)]),
         health_check_node_port in pick(&[0u16, 32000]),
         scheduler in pick(&[None, Some("rr"), Some("lc"), Some("?")]),
+        flags in pick(&[None, Some("sh-port"), Some("?")]),
     ) -> Service {
         Service {
             uid: uid.into(),
@@ -69,6 +70,7 @@ prop_compose! {
             affinity_timeout_seconds: timeout,
             health_check_node_port,
             scheduler: scheduler.map(Into::into),
+            scheduler_flags: flags.map(Into::into),
             ..service(name, &cluster_ips)
         }
     }
@@ -95,9 +97,10 @@ prop_compose! {
         family in pick(&Family::ALL),
         ports in proptest::collection::vec((pick(&["", "p"]), pick(&[Protocol::Tcp, Protocol::Udp])), 0..3),
         endpoints in proptest::collection::vec(any_endpoint(), 0..4),
+        weight in pick(&[1, 2]),
     ) -> crate::sync::objects::EndpointSlice {
         let ports = ports.into_iter().map(|(name, protocol)| EndpointPort { name: name.into(), protocol, port: 8080 });
-        crate::sync::objects::EndpointSlice { family, ports: ports.collect(), ..slice(name, service, endpoints) }
+        crate::sync::objects::EndpointSlice { family, weight, ports: ports.collect(), ..slice(name, service, endpoints) }
     }
 }
 

@@ -42,6 +42,10 @@ pub struct Labels<'a> {
 pub struct Annotations<'a> {
     #[serde(rename = "ferrovia.dev/scheduler")]
     pub scheduler: Field<Text<'a>>,
+    #[serde(rename = "ferrovia.dev/scheduler-flags")]
+    pub scheduler_flags: Field<Text<'a>>,
+    #[serde(rename = "ferrovia.dev/weight")]
+    pub weight: Field<Text<'a>>,
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     pub triggered: Field<Text<'a>>,
     #[serde(rename = "k8s.io/initial-events-end")]

@@ -113,14 +113,15 @@ impl<'a> Wire<'a> for WireService<'a> {
         {
             return Decoded::Ignored(name);
         }
+        let annotations = metadata.annotations();
         let mut problems = Problems::default();
         let service = Service {
             created: created(&metadata, &mut problems),
             uid: Arc::from(metadata.uid.as_given().map_or("", |uid| uid)),
-            scheduler: metadata
-                .annotations()
-                .and_then(|annotations| annotations.scheduler.as_given())
-                .map(|scheduler| names.name(scheduler)),
+            scheduler: annotations.and_then(|all| all.scheduler.as_given()).map(|text| names.name(text)),
+            scheduler_flags: annotations
+                .and_then(|all| all.scheduler_flags.as_given())
+                .map(|text| names.name(text)),
             load_balancer_ips: load_balancer_ips(self.status, &mut problems),
             ..spec.fold(name, names, &mut problems)
         };
@@ -165,6 +166,7 @@ impl Spec<'_> {
                 problems,
             ),
             scheduler: None,
+            scheduler_flags: None,
             problems: Box::default(),
         }
     }

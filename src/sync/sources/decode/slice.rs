@@ -91,6 +91,7 @@ impl<'a> Wire<'a> for WireSlice<'a> {
             name,
             service: names.name(service),
             family,
+            weight: weight(&metadata, &mut problems),
             ports: ports(self.ports, names, &mut problems),
             endpoints: endpoints(self.endpoints, family, names, &mut problems),
             triggered: metadata
@@ -116,6 +117,20 @@ fn proxied_service<'m>(metadata: &'m Metadata<'_>) -> Option<&'m str> {
         Field::Absent => labels.service.as_given().map(|service| &**service).filter(|name| !name.is_empty()),
         Field::Given(_) | Field::Wrong(_) => None,
     }
+}
+
+/// The weight of every endpoint of a slice that says it.
+fn weight(metadata: &Metadata<'_>, problems: &mut Problems) -> u16 {
+    const DEFAULT: u16 = 1;
+    const PATH: &str = "metadata.annotations[ferrovia.dev/weight]";
+    let read = match metadata.annotations().map(|annotations| &annotations.weight) {
+        None | Some(Field::Absent) => return DEFAULT,
+        Some(Field::Given(text)) => text.trim().parse().ok().filter(|&weight| weight > 0).ok_or_else(|| {
+            format!("{} is not a number from 1 to {}; {DEFAULT} is used", quoted(text), u16::MAX)
+        }),
+        Some(Field::Wrong(found)) => Err(format!("{found} is not a string; {DEFAULT} is used")),
+    };
+    problems.check(PATH, read).unwrap_or(DEFAULT)
 }
 
 /// `None` for FQDN, which no proxy can forward to.

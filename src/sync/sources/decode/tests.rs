@@ -53,7 +53,7 @@ fn a_service_as_an_api_server_sends_it() {
             "metadata": {
                 "name": "web", "namespace": "shop", "uid": "u-1", "resourceVersion": "7",
                 "creationTimestamp": "2026-01-02T03:04:05Z",
-                "annotations": {"ferrovia.dev/scheduler": "lc"},
+                "annotations": {"ferrovia.dev/scheduler": "mh", "ferrovia.dev/scheduler-flags": "mh-port"},
                 "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:ports": {}}}}],
             },
             "spec": {
@@ -89,7 +89,8 @@ fn a_service_as_an_api_server_sends_it() {
     assert!(service.internal_policy_local && service.external_policy_local);
     assert_eq!(service.affinity_timeout_seconds, Some(60));
     assert_eq!(service.health_check_node_port, 32000);
-    assert_eq!(service.scheduler.as_deref(), Some("lc"));
+    assert_eq!(service.scheduler.as_deref(), Some("mh"));
+    assert_eq!(service.scheduler_flags.as_deref(), Some("mh-port"));
     assert_eq!(said(&service.problems), [""; 0]);
 }
 
@@ -319,6 +320,26 @@ fn hints_are_read_and_shared() {
 }
 
 #[test]
+fn a_slice_may_give_its_endpoints_a_weight() {
+    let weighed = |weight: Value| {
+        let mut value = raw_slice("IPv4", json!([]));
+        value["metadata"]["annotations"] = json!({"ferrovia.dev/weight": weight});
+        let slice = slice_of(&value);
+        (slice.weight, said(&slice.problems))
+    };
+    assert_eq!(slice(json!([])).weight, 1);
+    assert_eq!(weighed(json!("1")), (1, vec![]));
+    assert_eq!(weighed(json!(" 65535 ")), (65_535, vec![]));
+    let field = "metadata.annotations[ferrovia.dev/weight]";
+    for bad in ["0", "65536", "-1", "many", ""] {
+        let problem = format!("{field}: {bad:?} is not a number from 1 to 65535; 1 is used");
+        assert_eq!(weighed(json!(bad)), (1, vec![problem]));
+    }
+    // In a manifest, quotes are easily forgotten.
+    assert_eq!(weighed(json!(5)), (1, vec![format!("{field}: 5 is not a string; 1 is used")]));
+}
+
+#[test]
 fn the_trigger_time_is_read() {
     let mut value = raw_slice("IPv4", json!([]));
     value["metadata"]["annotations"] =
@@ -440,7 +461,7 @@ fn places(value: &Value, at: &str, places: &mut Vec<String>) {
 fn whole_objects() -> [(Kind, Value); 3] {
     let service = json!({
         "metadata": {"name": "web", "namespace": "shop", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z",
-            "labels": {"a": "b"}, "annotations": {"ferrovia.dev/scheduler": "rr"}},
+            "labels": {"a": "b"}, "annotations": {"ferrovia.dev/scheduler": "rr", "ferrovia.dev/scheduler-flags": "sh-port"}},
         "spec": {"type": "NodePort", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
             "ports": [{"name": "a", "port": 80, "nodePort": 30080, "protocol": "TCP"}], "externalIPs": ["192.0.2.1"],
             "loadBalancerSourceRanges": ["192.0.2.0/24"], "sessionAffinity": "ClientIP",

@@ -81,7 +81,7 @@ fn ten_thousand_services_with_ten_endpoints_compile_into_less_than_8_mib() {
         store.handle(applied(slice));
         store.handle(applied(service));
     }
-    let mut compiler = Compiler::new(Settings::new("here".into(), &[crate::model::Scheduler::Random]));
+    let mut compiler = Compiler::new(Settings::new("here".into(), [crate::model::Scheduler::Random]));
     let changed = store.take_changed();
     let before = HELD.get();
     let mut tables = Family::ALL.map(ServiceTable::new);
