@@ -8,3 +8,4 @@ pub mod netlink;
 pub mod netns;
 pub mod rtnetlink;
 pub mod sysctl;
+pub mod virtual_addresses;
