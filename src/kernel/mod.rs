@@ -1,9 +1,11 @@
 //! The doors to the kernel, one per facility. Nothing else executes programs, opens netlink or writes to /proc.
 
 pub mod conntrack;
+pub mod ipset;
 pub mod iptables;
 pub mod links;
 pub mod netlink;
 pub mod netns;
 pub mod rtnetlink;
 pub mod sysctl;
+pub mod virtual_addresses;

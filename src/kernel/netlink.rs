@@ -2,6 +2,8 @@
 //!
 //! What rtnetlink and ctnetlink have in common. What a message means is the affair of the module that sends it.
 
+mod batch;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -45,6 +47,11 @@ impl NetlinkError {
 
     pub fn is_not_found(&self) -> bool {
         self.refusal() == Some(libc::ENOENT)
+    }
+
+    /// Whether the kernel had more to say than the receive buffer holds (`ENOBUFS`): what it did is not known.
+    pub fn is_overrun(&self) -> bool {
+        matches!(self, NetlinkError::Receive(error) if error.raw_os_error() == Some(libc::ENOBUFS))
     }
 }
 
@@ -116,6 +123,8 @@ pub struct Reply<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// Of the connection that asked, or in a notification, that made the change. 0 for the kernel itself.
+    pub port: u32,
     /// The fixed part and the attributes.
     pub payload: &'a [u8],
 }
@@ -133,6 +142,7 @@ impl<'a> Iterator for Replies<'a> {
             kind: u16_at(self.0, 4)?,
             flags: u16_at(self.0, 6)?,
             sequence: u32_at(self.0, 8)?,
+            port: u32_at(self.0, 12)?,
             payload: self.0.get(HEADER..length)?,
         };
         self.0 = self.0.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
@@ -196,15 +206,34 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Lets the kernel send only what a dump asks for (`NETLINK_GET_STRICT_CHK`, Linux 4.20). Older kernels send everything.
+    pub fn filter_dumps(&mut self) {
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+    }
+
+    /// The number by which notifications tell what this connection changed.
+    pub fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// Sends a request and waits until the kernel says that it is done.
-    pub fn execute(&mut self, mut request: Request) -> Result<(), NetlinkError> {
+    pub fn execute(&mut self, request: Request) -> Result<(), NetlinkError> {
+        self.query(request, &mut |_| {})
+    }
+
+    /// Sends a request, hands the payload of each message that answers it to `each`, and waits until the kernel says that
+    /// it is done.
+    pub fn query(&mut self, mut request: Request, each: &mut dyn FnMut(&[u8])) -> Result<(), NetlinkError> {
         set_flags(&mut request, libc::NLM_F_ACK);
         let sequence = self.send(request)?;
         loop {
             let length = self.receive()?;
             for reply in Replies(&self.buffer[..length]).filter(|reply| reply.sequence == sequence) {
-                if let Some(result) = verdict(&reply) {
-                    return result;
+                match verdict(&reply) {
+                    Some(result) => return result,
+                    None => each(reply.payload),
                 }
             }
         }
@@ -228,7 +257,7 @@ impl Connection {
         let mut dump = Dump::Complete;
         loop {
             let length = match self.receive() {
-                Err(NetlinkError::Receive(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                Err(error) if error.is_overrun() => {
                     dump = Dump::Torn;
                     continue;
                 }
