@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod iptables;
+pub mod ipvs;
 pub mod links;
 pub mod netlink;
 pub mod netns;

@@ -1,6 +1,10 @@
 //! Netlink messages: writing, reading, and the exchange of them with the kernel.
 //!
-//! What rtnetlink and ctnetlink have in common. What a message means is the affair of the module that sends it.
+//! What rtnetlink, ctnetlink and generic netlink have in common. What a message means is the affair of the module that
+//! sends it.
+
+mod batch;
+pub mod generic;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -32,6 +36,8 @@ pub enum NetlinkError {
     Refused { errno: io::Error, explanation: Option<Box<str>> },
     #[error("the kernel's table changed during each of {DUMP_ATTEMPTS} attempts to read it")]
     NeverConsistent,
+    #[error("the kernel's answer makes no sense")]
+    Unintelligible,
 }
 
 impl NetlinkError {
@@ -45,6 +51,11 @@ impl NetlinkError {
 
     pub fn is_not_found(&self) -> bool {
         self.refusal() == Some(libc::ENOENT)
+    }
+
+    /// Whether the kernel had more to say than the receive buffer holds (`ENOBUFS`): what it did is not known.
+    pub fn is_overrun(&self) -> bool {
+        matches!(self, NetlinkError::Receive(error) if error.raw_os_error() == Some(libc::ENOBUFS))
     }
 }
 
@@ -197,14 +208,21 @@ impl Connection {
     }
 
     /// Sends a request and waits until the kernel says that it is done.
-    pub fn execute(&mut self, mut request: Request) -> Result<(), NetlinkError> {
+    pub fn execute(&mut self, request: Request) -> Result<(), NetlinkError> {
+        self.query(request, &mut |_| {})
+    }
+
+    /// Sends a request, hands the payload of each message that answers it to `each`, and waits until the kernel says that
+    /// it is done.
+    pub fn query(&mut self, mut request: Request, each: &mut dyn FnMut(&[u8])) -> Result<(), NetlinkError> {
         set_flags(&mut request, libc::NLM_F_ACK);
         let sequence = self.send(request)?;
         loop {
             let length = self.receive()?;
             for reply in Replies(&self.buffer[..length]).filter(|reply| reply.sequence == sequence) {
-                if let Some(result) = verdict(&reply) {
-                    return result;
+                match verdict(&reply) {
+                    Some(result) => return result,
+                    None => each(reply.payload),
                 }
             }
         }
@@ -228,7 +246,7 @@ impl Connection {
         let mut dump = Dump::Complete;
         loop {
             let length = match self.receive() {
-                Err(NetlinkError::Receive(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                Err(error) if error.is_overrun() => {
                     dump = Dump::Torn;
                     continue;
                 }
