@@ -3,6 +3,7 @@
 pub mod conntrack;
 pub mod ipset;
 pub mod iptables;
+pub mod ipvs;
 pub mod links;
 pub mod netlink;
 pub mod netns;

@@ -1,6 +1,10 @@
 //! Netlink messages: writing, reading, and the exchange of them with the kernel.
 //!
-//! What rtnetlink and ctnetlink have in common. What a message means is the affair of the module that sends it.
+//! What rtnetlink, ctnetlink and generic netlink have in common. What a message means is the affair of the module that
+//! sends it.
+
+mod batch;
+pub mod generic;
 
 mod batch;
 
@@ -34,6 +38,8 @@ pub enum NetlinkError {
     Refused { errno: io::Error, explanation: Option<Box<str>> },
     #[error("the kernel's table changed during each of {DUMP_ATTEMPTS} attempts to read it")]
     NeverConsistent,
+    #[error("the kernel's answer makes no sense")]
+    Unintelligible,
 }
 
 impl NetlinkError {
