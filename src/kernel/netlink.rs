@@ -6,8 +6,6 @@
 mod batch;
 pub mod generic;
 
-mod batch;
-
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;

@@ -4,6 +4,7 @@
 //! Service means: that was decided when the table was compiled.
 
 pub mod iptables;
+pub mod ipvs;
 mod watched;
 
 use std::error::Error;
@@ -24,6 +25,12 @@ pub trait Mode {
 
     /// Reads what this mode has in the kernel. Called first, and again after any failed `apply` or noticed drift.
     fn observe(&mut self) -> Result<(), Self::Error>;
+
+    /// Reads what changes by itself, such as the connections of an endpoint that left. Called before `plan` when `wake` has
+    /// come; the next `wake` is later, also after an error.
+    fn refresh(&mut self, _now: Instant) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Decides everything. Pure. Looks only at `want.changes()`, or at everything if `observe` came since the last plan.
     fn plan(&self, want: &ServiceTable, now: Instant) -> Self::Plan;

@@ -26,6 +26,11 @@ pub use cleanup::remove_kube_proxy;
 pub use plan::{Plan, Refused};
 pub use render::{InvalidPackets, MasqueradePorts, Settings};
 
+pub(super) use base::{CANARY, Jump, MARK_MASQUERADE};
+pub(super) use cleanup::remove_ours;
+pub(super) use observe::{Layout, Observed, observe};
+pub(super) use render::{ContentHash, Style};
+
 use plan::Known;
 
 /// The iptables mode for one address family.

@@ -88,8 +88,9 @@ impl<M: Mode> Plane<M> {
 
     /// When to call [`tick`](Self::tick) or [`sync`](Self::sync) next.
     pub fn wake(&self) -> Instant {
-        let timers =
-            [Some(self.next_drift_poll), Some(self.next_audit), self.mode.wake(), self.schedule.due()];
+        // Once a sync is due, the mode's own time has nothing to add; one in the past must not spin until a retry.
+        let work = self.schedule.due().or_else(|| self.mode.wake());
+        let timers = [Some(self.next_drift_poll), Some(self.next_audit), work];
         timers.into_iter().flatten().min().unwrap_or(self.next_audit)
     }
 
@@ -112,7 +113,7 @@ impl<M: Mode> Plane<M> {
 
     /// Looks at what time brings: drift, the periodic audit, what the mode waits for, quarantines that end.
     pub fn tick(&mut self, table: &mut ServiceTable, now: Instant) -> Result<(), M::Error> {
-        if self.mode.wake().is_some_and(|wake| wake <= now) {
+        if self.schedule.due().is_none() && self.mode.wake().is_some_and(|wake| wake <= now) {
             self.schedule.request(now);
         }
         if self.quarantine_ends.is_some_and(|end| end <= now) {
@@ -174,6 +175,9 @@ impl<M: Mode> Plane<M> {
         let changed = !table.is_settled();
         if self.knowledge != Knowledge::Certain {
             report.observe = Some(self.observe(table, clock)?);
+        }
+        if self.mode.wake().is_some_and(|wake| wake <= clock()) {
+            self.mode.refresh(clock())?;
         }
         let planning = clock();
         let plan = self.mode.plan(table, planning);

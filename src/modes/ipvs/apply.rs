@@ -1,0 +1,84 @@
+//! Carrying a plan out, step by step.
+
+use super::error::{Door, Error};
+use super::plan::{Plan, Step};
+use super::skeleton::Skeleton;
+use super::{Doors, Occupied};
+use crate::kernel::ipset::{Change, Element, replace};
+use crate::kernel::iptables;
+use crate::kernel::ipvs::VirtualServer;
+use crate::kernel::virtual_addresses::{AddressChange, AddressRefusal, RefusedAddress, VirtualAddressError};
+
+/// Carries out the steps of a plan up to the first that fails.
+pub fn carry_out<D: iptables::Door>(
+    plan: &mut Plan,
+    doors: &mut Doors,
+    skeleton: &mut Skeleton<D>,
+    occupied: &mut Occupied,
+) -> Result<(), Error> {
+    for step in std::mem::take(&mut plan.steps) {
+        let refused_for = |error: Door, place: &dyn Fn(usize) -> Option<VirtualServer>| {
+            let owner = error.refused().and_then(place).and_then(|at| plan.owners.get(&at));
+            Error::Apply { culprit: owner.cloned().map(Box::new), source: error }
+        };
+        match &step {
+            Step::Create(definition) => doors.sets.create(definition).map_err(Door::from),
+            Step::Replace(definition, members) => {
+                replace(doors.sets.as_mut(), definition, members).map_err(Door::from)
+            }
+            Step::Sets(changes) => doors.sets.change(changes).map_err(Door::from),
+            Step::Servers(commands) => doors.ipvs.execute(commands).map_err(Door::from),
+            Step::Rules(rules) => skeleton.apply(rules).map_err(Door::from),
+            Step::Addresses(changes) => {
+                let changed = doors.addresses.change(plan.family, changes);
+                taken(changed, changes, occupied).map_err(Door::from)
+            }
+        }
+        .map_err(|error| refused_for(error, &|index| step.place(index)))?;
+    }
+    Ok(())
+}
+
+/// That the node has an address for another reason is no failure: it takes packets to it, which is all that is wanted.
+fn taken(
+    changed: Result<(), VirtualAddressError>,
+    changes: &[AddressChange],
+    occupied: &mut Occupied,
+) -> Result<(), VirtualAddressError> {
+    let is_occupied = |failure: &RefusedAddress| matches!(failure.reason, AddressRefusal::Occupied);
+    match changed {
+        Err(VirtualAddressError::Refused { failures }) if failures.iter().all(is_occupied) => {
+            for failure in failures {
+                if let Some(AddressChange::Add { address, source }) = changes.get(failure.index) {
+                    occupied.insert(*address, *source);
+                }
+            }
+            Ok(())
+        }
+        changed => changed,
+    }
+}
+
+impl Step {
+    /// The virtual server that one of its commands is about.
+    fn place(&self, index: usize) -> Option<VirtualServer> {
+        match self {
+            Step::Servers(commands) => commands.get(index).map(|command| *command.server()),
+            Step::Sets(changes) => changes.get(index).and_then(place_of),
+            Step::Create(_) | Step::Replace(..) | Step::Rules(_) | Step::Addresses(_) => None,
+        }
+    }
+}
+
+fn place_of(change: &Change) -> Option<VirtualServer> {
+    let element = match change {
+        Change::Add { member, .. } => member.element,
+        Change::Remove { element, .. } => *element,
+    };
+    match element {
+        Element::IpPort(address, protocol, port) | Element::IpPortNet(address, protocol, port, _) => {
+            Some(VirtualServer::Address { address, protocol, port })
+        }
+        Element::Ip(_) | Element::NetNet(..) | Element::Port(_) => None,
+    }
+}

@@ -1,0 +1,263 @@
+//! The IPVS mode: Services as virtual servers of the kernel's load balancer. `README.md` shows the packet's way.
+
+mod apply;
+mod base;
+mod cleanup;
+mod doors;
+mod drain;
+mod error;
+mod held;
+mod names;
+mod observe;
+mod plan;
+mod planner;
+mod render;
+mod servers;
+mod skeleton;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use crate::kernel::iptables;
+use crate::kernel::ipvs::VirtualServer;
+use crate::model::{Family, Scheduler, ServiceTable};
+use crate::modes::iptables::Settings as RuleSettings;
+use crate::modes::{Drift, Mode};
+
+pub use cleanup::remove_ours;
+pub use doors::Doors;
+pub use error::Error;
+pub use plan::Plan;
+
+use drain::Drains;
+use held::{Held, Owner};
+use names::ServiceMarks;
+use planner::Scope;
+use skeleton::Skeleton;
+
+/// Virtual servers that are compared with the kernel at each look for drift. The kernel tells of no change to them, so
+/// all are looked at in turn.
+const COMPARED: usize = 16;
+
+/// What the operator chose.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub iptables: RuleSettings,
+    /// `--ipvs-exclude-cidrs`: virtual servers at these addresses are never removed.
+    pub exclude: Vec<IpNet>,
+    /// `--ipvs-drain-timeout`: how long connections of an endpoint that left are waited for; `None` is for ever.
+    pub drain_timeout: Option<Duration>,
+    pub virtual_addresses: VirtualAddressing,
+}
+
+/// How the node comes to take packets to virtual addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VirtualAddressing {
+    /// By routes of type local.
+    #[default]
+    Routes,
+    /// By addresses of a device that nothing is behind, as kube-proxy does it.
+    Device,
+}
+
+impl Settings {
+    /// The source of the node's own packets to virtual addresses. An address of a device comes with none.
+    fn source_hint(&self, table: &ServiceTable) -> Option<IpAddr> {
+        match self.virtual_addresses {
+            VirtualAddressing::Routes => table.node().primary(table.family()),
+            VirtualAddressing::Device => None,
+        }
+    }
+
+    fn marks(&self) -> ServiceMarks {
+        ServiceMarks::new(1 << self.iptables.masquerade_bit)
+    }
+}
+
+type Occupied = BTreeMap<IpAddr, Option<IpAddr>>;
+
+/// The IPVS mode for one address family.
+#[derive(Debug)]
+pub struct Ipvs<D> {
+    family: Family,
+    settings: Settings,
+    doors: Doors,
+    skeleton: Skeleton<D>,
+    held: Held,
+    scope: Scope,
+    drains: Drains,
+    /// Virtual addresses that the node has for another reason, with the source that they were to have.
+    occupied: Occupied,
+    /// The last virtual server that was compared with the kernel.
+    compared: Option<VirtualServer>,
+    kube_proxy: bool,
+}
+
+impl<D: iptables::Door> Ipvs<D> {
+    pub fn new(rules: D, doors: Doors, settings: Settings) -> Self {
+        Ipvs {
+            family: rules.family(),
+            skeleton: Skeleton::new(rules, settings.iptables),
+            doors,
+            held: Held::default(),
+            scope: Scope::Everything,
+            drains: Drains::new(settings.drain_timeout),
+            occupied: Occupied::new(),
+            compared: None,
+            kube_proxy: false,
+            settings,
+        }
+    }
+
+    /// How many endpoints that left have connections still.
+    pub fn draining(&self) -> usize {
+        self.drains.len()
+    }
+
+    /// Whether the virtual servers whose turn it is are as they were written.
+    fn compare_some(&mut self) -> Result<Drift, Error> {
+        let from = self.compared.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.held.servers.range((from, Bound::Unbounded));
+        let ours = later.filter(|(_, server)| server.owner == Owner::Us);
+        let some: Vec<_> = ours.map(|(at, _)| *at).take(COMPARED).collect();
+        self.compared = if some.len() < COMPARED { None } else { some.last().copied() };
+        for at in some {
+            if observe::destinations(&mut self.doors, &at)? != self.held.servers[&at].destinations {
+                return Ok(Drift::Suspected);
+            }
+        }
+        Ok(Drift::None)
+    }
+
+    /// Whether each set has as many members as it was given.
+    fn compare_sets(&mut self) -> Result<Drift, Error> {
+        let headers = self.doors.sets.headers(names::OURS).map_err(error::observing)?;
+        let is_as_held = |(set, held): (&names::Set, &held::HeldSet)| {
+            let name = set.name(self.family);
+            let found = headers.iter().find(|header| *header.name == *name);
+            found.is_some_and(|header| header.elements as usize == held.members.len())
+        };
+        let same = self.held.sets.iter().all(is_as_held);
+        Ok(if same { Drift::None } else { Drift::Suspected })
+    }
+}
+
+/// The whole of what a kernel that holds nothing needs for a table: what goldens hold and `ferrovia plan` prints.
+pub fn render(settings: &Settings, table: &ServiceTable) -> String {
+    let rules = skeleton::from_scratch(&settings.iptables, table);
+    let (held, drains) = (Held::default(), Drains::new(settings.drain_timeout));
+    // Nothing drains where nothing is, so that the time does not matter.
+    let known =
+        planner::Known { held: &held, drains: &drains, scope: Scope::Everything, now: Instant::now() };
+    planner::plan(settings, known, table, Some(rules)).to_string()
+}
+
+impl<D: iptables::Door> Mode for Ipvs<D> {
+    type Plan = Plan;
+    type Error = Error;
+
+    const SCHEDULERS: &'static [Scheduler] = &[
+        Scheduler::RoundRobin,
+        Scheduler::LeastConnection,
+        Scheduler::SourceHash,
+        Scheduler::WeightedRoundRobin,
+        Scheduler::WeightedLeastConnection,
+        Scheduler::DestinationHash,
+        Scheduler::ShortestExpectedDelay,
+        Scheduler::NeverQueue,
+        Scheduler::Maglev,
+        Scheduler::LocalityLeastConnection,
+        Scheduler::LocalityLeastConnectionReplicated,
+        Scheduler::WeightedFailover,
+        Scheduler::WeightedOverflow,
+        Scheduler::PowerOfTwo,
+    ];
+
+    fn observe(&mut self) -> Result<(), Error> {
+        self.skeleton.observe().map_err(error::observing)?;
+        self.kube_proxy |= self.skeleton.has_kube_proxys();
+        // What others do to addresses while we read counts as drift.
+        self.doors.addresses.disturbed().map_err(error::observing)?;
+        self.held = observe::observe(&mut self.doors, self.family, self.settings.marks())?;
+        for (address, source) in &self.occupied {
+            self.held.addresses.entry(*address).or_insert(*source);
+        }
+        let held = &self.held;
+        self.drains.retain(|(at, to)| {
+            let server = held.servers.get(at);
+            server.is_some_and(|server| server.destination(*to).is_some())
+        });
+        self.scope = Scope::Everything;
+        self.compared = None;
+        Ok(())
+    }
+
+    fn refresh(&mut self, now: Instant) -> Result<(), Error> {
+        let due = self.drains.due(now);
+        // The next look is set before anything can fail, or a kernel that does not answer would be asked without pause.
+        let mut counts: BTreeMap<VirtualServer, Option<Vec<(SocketAddr, u32)>>> =
+            due.iter().map(|(at, _)| (*at, None)).collect();
+        let mut failed = Ok(());
+        for (at, count) in &mut counts {
+            match observe::connections(&mut self.doors, at) {
+                Ok(counted) => *count = Some(counted),
+                Err(error) => failed = Err(error),
+            }
+        }
+        for (at, to) in due {
+            let counted = counts.get(&at).and_then(Option::as_ref).map(|counted| {
+                let found = counted.iter().find(|(there, _)| *there == to);
+                found.map_or(0, |(_, connections)| *connections)
+            });
+            self.drains.counted(&(at, to), counted, now);
+        }
+        failed
+    }
+
+    fn plan(&self, want: &ServiceTable, now: Instant) -> Plan {
+        let known = planner::Known { held: &self.held, drains: &self.drains, scope: self.scope, now };
+        planner::plan(&self.settings, known, want, self.skeleton.plan(want))
+    }
+
+    fn apply(&mut self, mut plan: Plan) -> Result<(), Error> {
+        apply::carry_out(&mut plan, &mut self.doors, &mut self.skeleton, &mut self.occupied)?;
+        let gone = |address: &IpAddr| plan.outcome.addresses.get(address).is_some_and(Option::is_none);
+        self.occupied.retain(|address, _| !gone(address));
+        plan.outcome.learn(&mut self.held, &mut self.drains, plan.made);
+        self.scope = Scope::Changes;
+        Ok(())
+    }
+
+    fn operations(plan: &Plan) -> usize {
+        plan.operations()
+    }
+
+    fn drift(&mut self) -> Result<Drift, Error> {
+        let rules = self.skeleton.drift().map_err(error::observing)?;
+        let disturbed = self.doors.addresses.disturbed().map_err(error::observing)?;
+        if rules == Drift::Suspected || disturbed || self.compare_sets()? == Drift::Suspected {
+            return Ok(Drift::Suspected);
+        }
+        self.compare_some()
+    }
+
+    fn retire_predecessors(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        self.drains.wake()
+    }
+
+    fn cleanup(&mut self) -> Result<(), Error> {
+        self.held = Held::default();
+        self.scope = Scope::Everything;
+        cleanup::remove_ours(self.skeleton.rules.door(), &mut self.doors, self.family)
+    }
+}

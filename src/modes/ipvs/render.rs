@@ -1,0 +1,189 @@
+//! From a table to what has to be in the kernel: virtual servers, members of sets, virtual addresses.
+//!
+//! Everything is asked for by the address, protocol and port that packets are sent to, and found through
+//! [`ServiceTable::reached`] as the oracle finds it, so that two ServicePorts never write to one place.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::names::Set;
+use crate::kernel::ipset::{Element, Member};
+use crate::kernel::ipvs::{Flags, VirtualServer};
+use crate::model::{
+    Affinity, Destination, Endpoint, Family, Frontend, FrontendKey, Protocol, Scheduler, ServicePort,
+    ServicePortName, ServiceTable, TrafficPolicy, Verdict, network_of_host,
+};
+
+/// Where packets are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub address: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+impl Key {
+    pub fn server(self) -> VirtualServer {
+        VirtualServer::Address { address: self.address, protocol: self.protocol, port: self.port }
+    }
+
+    pub fn element(self) -> Element {
+        Element::IpPort(self.address, self.protocol, self.port)
+    }
+
+    /// The keys of a ServicePort: a NodePort is on many addresses.
+    pub fn all_of(port: &ServicePort, table: &ServiceTable) -> impl Iterator<Item = Key> {
+        let node_addresses = node_port_addresses(table);
+        port.frontends.iter().flat_map(move |frontend| {
+            let key = port.key(frontend);
+            let addresses = match key.destination {
+                Destination::Address(address) => vec![address],
+                Destination::Node => node_addresses.clone(),
+            };
+            let at = move |address| Key { address, protocol: key.protocol, port: key.port };
+            addresses.into_iter().map(at)
+        })
+    }
+}
+
+fn node_port_addresses(table: &ServiceTable) -> Vec<IpAddr> {
+    let node = table.node();
+    let listens =
+        |address: &&IpAddr| Family::of(**address) == table.family() && node.has_node_ports(**address);
+    node.addresses.iter().filter(listens).copied().collect()
+}
+
+/// Everything about a virtual server but its destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// `None` in the kernel for one that is not ours.
+    pub scheduler: Option<Scheduler>,
+    pub flags: Flags,
+    /// Seconds; 0 without persistence.
+    pub timeout: u32,
+    pub prefix: u8,
+}
+
+impl Shape {
+    fn of(port: &ServicePort, family: Family) -> Self {
+        let affinity = port.affinity.map(|Affinity { timeout_seconds }| timeout_seconds.get());
+        let options = [
+            (affinity.is_some(), Flags::PERSISTENT),
+            (port.hashing.fallback, Flags::SCHED_1),
+            (port.hashing.port, Flags::SCHED_2),
+        ];
+        let flags = options.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag);
+        Shape {
+            scheduler: Some(port.scheduler),
+            flags: flags.fold(Flags::default(), |all, flag| all | flag),
+            timeout: affinity.unwrap_or_default(),
+            prefix: family.bits(),
+        }
+    }
+}
+
+/// A virtual server as it should be.
+#[derive(Debug)]
+pub struct Server<'a> {
+    pub port: &'a Arc<ServicePort>,
+    pub shape: Shape,
+    /// New connections go to these. With none, the virtual server is there as long as others drain.
+    pub endpoints: &'a [Endpoint],
+}
+
+/// What a key needs. Nothing, if it is nobody's.
+#[derive(Debug, Default)]
+pub struct Wanted<'a> {
+    pub server: Option<Server<'a>>,
+    pub members: Vec<(Set, Member)>,
+}
+
+/// What should be there for packets to `key`. `mark` tells the mark of a ServicePort that short-circuits.
+pub fn of_key<'a>(table: &'a ServiceTable, key: Key, mark: &dyn Fn(&ServicePortName) -> u32) -> Wanted<'a> {
+    let Some((port, frontend)) = table.reached(key.address, key.protocol, key.port) else {
+        return Wanted::default();
+    };
+    let mut members = Vec::new();
+    let mut add = |set| members.push((set, Member::from(key.element())));
+    let is_external = !matches!(frontend, Frontend::ClusterIp(_));
+    let endpoints = match port.verdict(frontend) {
+        Verdict::Forward(policy) => {
+            add(Set::Served);
+            if is_external && policy == TrafficPolicy::Cluster {
+                add(Set::Masquerade);
+            }
+            port.endpoints(policy)
+        }
+        Verdict::Drop => {
+            add(Set::Drop);
+            &[]
+        }
+        Verdict::Reject => {
+            // At a virtual address, what is not served is refused anyway.
+            if !is_virtual(table, key.address) {
+                add(Set::Reject);
+            }
+            &[]
+        }
+    };
+    if is_external && port.short_circuit() {
+        members.push((Set::ShortCircuit, Member { element: key.element(), mark: Some(mark(&port.name)) }));
+    }
+    // A Service without endpoints has nothing to guard: everybody is told so.
+    if let Some(sources) = port.admits(frontend).filter(|_| port.external != Verdict::Reject) {
+        members.extend(guard(key, sources));
+    }
+    let server = Server { port, shape: Shape::of(port, table.family()), endpoints };
+    Wanted { server: Some(server), members }
+}
+
+fn guard(key: Key, sources: &[IpNet]) -> Vec<(Set, Member)> {
+    let Key { address, protocol, port } = key;
+    let own = sources.iter().filter(|network| Family::of(network.addr()) == Family::of(address));
+    let networks: BTreeSet<IpNet> = own.flat_map(halves).collect();
+    let allowed = networks.into_iter().map(|network| Element::IpPortNet(address, protocol, port, network));
+    let mut members: Vec<_> = allowed.map(|element| (Set::SourceRanges, Member::from(element))).collect();
+    members.push((Set::Guarded, Member::from(key.element())));
+    members
+}
+
+/// A set has no room for the network that everybody is in.
+fn halves(network: &IpNet) -> Vec<IpNet> {
+    match network.prefix_len() {
+        0 => network.subnets(1).map(Iterator::collect).unwrap_or_default(),
+        _ => vec![network.trunc()],
+    }
+}
+
+/// The virtual server behind a ServicePort's mark.
+pub fn of_short_circuit<'a>(table: &'a ServiceTable, name: &ServicePortName) -> Option<Server<'a>> {
+    let port = table.get(name).filter(|port| port.short_circuit())?;
+    let is_external = |frontend: &Frontend| !matches!(frontend, Frontend::ClusterIp(_));
+    let reached = port.frontends.iter().any(is_external);
+    reached.then(|| Server { port, shape: Shape::of(port, table.family()), endpoints: &port.cluster })
+}
+
+/// The sets that an address is in. If it is among the virtual ones, the node has to be made to take packets to it.
+pub fn of_address(table: &ServiceTable, address: IpAddr) -> Vec<(Set, Member)> {
+    let first = FrontendKey { destination: Destination::Address(address), protocol: Protocol::Tcp, port: 0 };
+    let here = |key: &&FrontendKey| key.destination == Destination::Address(address);
+    let mut keys = table.frontends().range(first..).take_while(|(key, _)| here(key)).peekable();
+    let is_virtual = keys.peek().is_some() && is_virtual(table, address);
+    let is_cluster_ip = keys.any(|(_, port)| port.frontends.contains(&Frontend::ClusterIp(address)));
+    let sets = [is_virtual.then_some(Set::VirtualIps), is_cluster_ip.then_some(Set::ClusterIps)];
+    sets.into_iter().flatten().map(|set| (set, Member::from(Element::Ip(address)))).collect()
+}
+
+/// Whether an address is there for Services only. What keepalived or kube-vip put on an interface is the node's too: it
+/// takes packets to it already, and they may be for somebody else.
+fn is_virtual(table: &ServiceTable, address: IpAddr) -> bool {
+    table.node().addresses.binary_search(&address).is_err()
+}
+
+pub fn of_hairpin(address: IpAddr) -> Element {
+    let host = network_of_host(address);
+    Element::NetNet(host, host)
+}

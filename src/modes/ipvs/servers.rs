@@ -1,0 +1,130 @@
+//! One virtual server: from what it is in the kernel to what it should be.
+
+use std::net::SocketAddr;
+
+use super::drain::Drains;
+use super::held::{HeldDestination, HeldServer, Owner};
+use super::render::{Server, Shape};
+use crate::kernel::ipvs::{Command, Destination, Service, VirtualServer};
+use crate::model::{Endpoint, Protocol, Scheduler, ServicePort};
+
+/// What makes the one into the other.
+#[derive(Debug, Default)]
+pub struct Difference {
+    /// What gives connections a way.
+    pub up: Vec<Command>,
+    /// What takes one.
+    pub down: Vec<Command>,
+    pub after: Option<HeldServer>,
+    /// Destinations that keep their connections and get no new ones, and those that do not drain any more.
+    pub draining: Vec<SocketAddr>,
+    pub drained: Vec<SocketAddr>,
+}
+
+/// What becomes of a destination that is no endpoint any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Drains,
+    Goes,
+}
+
+pub fn difference(
+    at: VirtualServer,
+    held: Option<&HeldServer>,
+    wanted: Option<&Server<'_>>,
+    drains: &Drains,
+) -> Difference {
+    let Some(wanted) = wanted else { return removal(at, held) };
+    let mut difference = Difference::default();
+    let mut after: Vec<HeldDestination> = Vec::with_capacity(wanted.endpoints.len());
+    for endpoint in wanted.endpoints {
+        difference.serve(at, endpoint, held, drains);
+        let weight = Some(u32::from(endpoint.weight));
+        after.push(HeldDestination { address: endpoint.address, port: endpoint.port, weight });
+    }
+    for left in held.into_iter().flat_map(|held| left_over(held, wanted.endpoints)) {
+        if fate(at, left, wanted.port, drains) == Fate::Drains {
+            difference.drain(at, left);
+            after.push(HeldDestination { weight: Some(0), ..*left });
+        } else {
+            difference.down.push(Command::DeleteDestination(at, left.at()));
+            difference.drained.push(left.at());
+        }
+    }
+    if after.is_empty() {
+        return removal(at, held.filter(|held| held.owner == Owner::Us));
+    }
+    after.sort_unstable_by_key(|destination| (destination.address, destination.port));
+    difference.shape(at, held, wanted.shape);
+    let destinations = after.into_boxed_slice();
+    difference.after = Some(HeldServer { shape: wanted.shape, destinations, owner: Owner::Us });
+    difference
+}
+
+fn removal(at: VirtualServer, held: Option<&HeldServer>) -> Difference {
+    let Some(held) = held else { return Difference::default() };
+    Difference {
+        down: vec![Command::DeleteService(at)],
+        drained: held.destinations.iter().map(HeldDestination::at).collect(),
+        ..Difference::default()
+    }
+}
+
+fn left_over<'a>(
+    held: &'a HeldServer,
+    endpoints: &'a [Endpoint],
+) -> impl Iterator<Item = &'a HeldDestination> {
+    held.destinations.iter().filter(|held| {
+        let place = |endpoint: &Endpoint| (endpoint.address, endpoint.port);
+        endpoints.binary_search_by_key(&(held.address, held.port), place).is_err()
+    })
+}
+
+/// A datagram is not lost when its flow changes over, while a client that goes on sending never ends (k8s#19029): UDP
+/// stays only where the endpoint still serves.
+fn fate(at: VirtualServer, left: &HeldDestination, port: &ServicePort, drains: &Drains) -> Fate {
+    let has_connections = match port.name.protocol {
+        Protocol::Udp => port.serves(left.address, left.port),
+        Protocol::Tcp | Protocol::Sctp => true,
+    };
+    if has_connections && !drains.is_over(&(at, left.at())) { Fate::Drains } else { Fate::Goes }
+}
+
+impl Difference {
+    fn serve(&mut self, at: VirtualServer, endpoint: &Endpoint, held: Option<&HeldServer>, drains: &Drains) {
+        let to = SocketAddr::new(endpoint.address, endpoint.port);
+        let wanted = Destination::new(to, endpoint.weight.into());
+        match held.and_then(|held| held.destination(to)) {
+            None => self.up.push(Command::AddDestination(at, wanted)),
+            Some(there) if there.weight != Some(wanted.weight) => {
+                self.up.push(Command::SetDestination(at, wanted));
+            }
+            Some(_) => {}
+        }
+        if drains.contains(&(at, to)) {
+            self.drained.push(to);
+        }
+    }
+
+    fn drain(&mut self, at: VirtualServer, left: &HeldDestination) {
+        if left.weight != Some(0) {
+            self.down.push(Command::SetDestination(at, Destination::new(left.at(), 0)));
+        }
+        self.draining.push(left.at());
+    }
+
+    fn shape(&mut self, at: VirtualServer, held: Option<&HeldServer>, wanted: Shape) {
+        let command = match held {
+            None => Command::AddService(service(at, wanted)),
+            Some(held) if held.shape != wanted => Command::SetService(service(at, wanted)),
+            Some(_) => return,
+        };
+        self.up.insert(0, command);
+    }
+}
+
+fn service(at: VirtualServer, shape: Shape) -> Service {
+    let scheduler = shape.scheduler.map_or(Scheduler::RoundRobin.name(), Scheduler::name);
+    let service = Service::new(at, scheduler);
+    Service { flags: shape.flags, timeout: shape.timeout, prefix: shape.prefix, ..service }
+}

@@ -1,0 +1,1 @@
+//! The mode against a kernel in memory.
