@@ -110,7 +110,7 @@ impl FakeIpvs {
     fn accept(&self, service: &Service) -> Result<(), i32> {
         let longest = service.server.family().bits();
         match () {
-            () if service.scheduler.len() > 15 => Err(libc::ERANGE),
+            () if service.scheduler.len() > 15 => Err(libc::EINVAL),
             () if !self.schedulers.contains(&*service.scheduler) => Err(libc::ENOENT),
             () if service.prefix > longest => Err(libc::EINVAL),
             () if service.prefix == 0 && longest == 128 => Err(libc::EINVAL),

@@ -202,7 +202,7 @@ fn a_timeout_of_0_stays_as_it_is() {
 fn it_refuses_what_the_kernel_refuses() {
     let refusals: [(Command, i32); 8] = [
         (Command::AddService(Service { prefix: 0, ..six("rr") }), libc::EINVAL),
-        (Command::AddService(six("a-name-that-is-too-long")), libc::ERANGE),
+        (Command::AddService(six("a-name-that-is-too-long")), libc::EINVAL),
         (Command::AddService(six("nosuch")), libc::ENOENT),
         (Command::AddDestination(six("rr").server, to("[fd00:244:1::5]:53", 1)), libc::ESRCH),
         (Command::AddDestination(web(), to("[fd00:244:1::5]:53", 1)), libc::EINVAL),
