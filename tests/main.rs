@@ -10,6 +10,7 @@ mod faults;
 mod flows;
 mod golden;
 mod iptables;
+mod ipvs;
 mod manifests;
 mod proxy;
 mod stale_flows;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::repair::{self, Refusals};
 use super::{
@@ -89,7 +89,7 @@ impl FakeIpvs {
             Command::DeleteService(server) => self.entries.remove(server).map(drop).ok_or(libc::ESRCH),
             Command::AddDestination(server, to) => self.add_destination(server, *to),
             Command::SetDestination(server, to) => {
-                let destinations = &mut self.entry(server)?.destinations;
+                let destinations = &mut self.accepting(server, to)?.destinations;
                 destinations.get_mut(&to.at()).ok_or(libc::ENOENT)?.0 = *to;
                 Ok(())
             }
@@ -110,7 +110,7 @@ impl FakeIpvs {
     fn accept(&self, service: &Service) -> Result<(), i32> {
         let longest = service.server.family().bits();
         match () {
-            () if service.scheduler.len() > 15 => Err(libc::ERANGE),
+            () if service.scheduler.len() > 15 => Err(libc::EINVAL),
             () if !self.schedulers.contains(&*service.scheduler) => Err(libc::ENOENT),
             () if service.prefix > longest => Err(libc::EINVAL),
             () if service.prefix == 0 && longest == 128 => Err(libc::EINVAL),
@@ -129,12 +129,10 @@ impl FakeIpvs {
     }
 
     fn add_destination(&mut self, server: &VirtualServer, to: Destination) -> Result<(), i32> {
-        let destinations = &mut self.entry(server)?.destinations;
+        let destinations = &mut self.accepting(server, &to)?.destinations;
         match () {
-            () if Family::of(to.address) != server.family() => Err(libc::EINVAL),
-            () if to.address.is_unspecified() || to.address.is_multicast() => Err(libc::EINVAL),
-            () if to.lower_threshold > to.upper_threshold => Err(libc::ERANGE),
             () if destinations.contains_key(&to.at()) => Err(libc::EEXIST),
+            () if !is_unicast(to.address) => Err(libc::EINVAL),
             () => {
                 destinations.insert(to.at(), (to, Connections::default()));
                 Ok(())
@@ -142,10 +140,26 @@ impl FakeIpvs {
         }
     }
 
+    /// A virtual server that takes such a destination.
+    fn accepting(&mut self, server: &VirtualServer, to: &Destination) -> Result<&mut Entry, i32> {
+        let entry = self.entry(server)?;
+        match () {
+            () if Family::of(to.address) != server.family() => Err(libc::EINVAL),
+            () if to.lower_threshold > to.upper_threshold => Err(libc::ERANGE),
+            () if i32::try_from(to.weight).is_err() => Err(libc::ERANGE),
+            () => Ok(entry),
+        }
+    }
+
     fn asked<T>(&mut self, answer: T) -> Result<T, NetlinkError> {
         self.fail_if_told().map_err(refused)?;
         Ok(answer)
     }
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !address.is_unspecified() && !address.is_multicast() && !is_broadcast
 }
 
 fn refused(errno: i32) -> NetlinkError {

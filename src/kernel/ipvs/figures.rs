@@ -5,9 +5,9 @@ use std::fmt;
 /// The connections of a destination, now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Established TCP and SCTP; every UDP flow.
+    /// Established TCP and SCTP connections.
     pub active: u32,
-    /// In any other state, such as TIME_WAIT.
+    /// Those in any other state, and every UDP flow.
     pub inactive: u32,
     /// Persistence templates: clients that are kept.
     pub persistent: u32,

@@ -62,8 +62,8 @@ impl KernelIpvs {
     }
 }
 
-/// `modprobe ip_vs`. Whether it helped shows when the family is looked for again. The kernel has tried the same with the
-/// family's alias, which modules before Linux 5.9 lack.
+/// `modprobe ip_vs`. Whether it helped shows when the family is looked for again. The kernel does not load it by itself: the
+/// module has no alias for its family (Linux 6.1).
 fn load_module() {
     let _ = std::process::Command::new("modprobe").arg("ip_vs").output();
 }

@@ -31,8 +31,8 @@ fn try_ports(
             None => return delete(server, attempt).map(|()| true),
             Some((_, error)) => match error.refusal() {
                 Some(libc::EEXIST) => taken = Some(error),
-                // The attribute policy refuses names that are too long.
-                Some(libc::ENOENT | libc::EINVAL | libc::ERANGE) => return Ok(false),
+                // EINVAL is for names that are too long.
+                Some(libc::ENOENT | libc::EINVAL) => return Ok(false),
                 _ => return Err(error),
             },
         }

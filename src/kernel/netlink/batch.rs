@@ -7,8 +7,7 @@ use std::io;
 
 use super::{Connection, HEADER, NetlinkError, Replies, Request, set_flags, verdict};
 
-/// Of one write. If each of so many requests is refused, the refusals take some 200 KiB of the 208 KiB that a socket may
-/// hold by default.
+/// Of one write. So many refusals fit into the 208 KiB that a socket may hold by default: each takes 768 bytes there.
 const MOST_REQUESTS: usize = 256;
 const MOST_BYTES: usize = 32 << 10;
 

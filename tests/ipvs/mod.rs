@@ -1,0 +1,3 @@
+//! What needs a kernel with IPVS.
+
+mod codec;
