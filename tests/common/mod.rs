@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod clients;
+pub mod guest;
 pub mod listener;
 pub mod rig;
 

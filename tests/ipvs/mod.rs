@@ -1,0 +1,3 @@
+//! What needs IPVS in the kernel. `tests/guest.rs` runs these cases in a guest kernel.
+
+mod by_hand;
