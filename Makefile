@@ -9,7 +9,8 @@ PACKAGES_RUN  := iptables iproute2 kmod procps
 # What builds it: a C compiler and linker for ring.
 PACKAGES_BUILD := gcc libc6-dev
 # What the tests read the kernel back with, so that they do not rely on this project's own readers.
-PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus
+# The kernel of the host may lack IPVS, so that its cases run in a guest kernel.
+PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus ipset ipvsadm user-mode-linux
 
 .PHONY: all build demo test lint check unit bench clean packages-run packages-test cargo-deny
 

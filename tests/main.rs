@@ -9,6 +9,7 @@ mod demo;
 mod faults;
 mod flows;
 mod golden;
+mod guest;
 mod iptables;
 mod ipvs;
 mod manifests;

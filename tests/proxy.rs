@@ -16,9 +16,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::apiserver::{ApiServer, Fault, Verb, What};
+use crate::common::data_plane::DataPlane;
 use crate::common::rig::{NODES, PATIENCE, PROGRAM, Rig, SOON, address, endpoints, eventually, service};
 
-const FLAVOURS: [&str; 2] = ["legacy", "nft"];
 const TO_5: &str = "10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080";
 const TO_6: &str = "10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.6:8080";
 const TO_NOBODY: &str = "10.244.1.9 tcp 10.96.0.10:80 -> untouched";
@@ -37,7 +37,7 @@ fn apply(server: &ApiServer, documents: &str) {
 
 /// A lab without a proxy, and an API server on the node's loopback.
 fn cluster(documents: &str) -> (Rig, ApiServer) {
-    let rig = Rig::without_proxy("legacy", &[], &[]);
+    let rig = Rig::without_proxy(DataPlane::IptablesLegacy, &[], &[]);
     let server = rig.lab.here().run(ApiServer::start).unwrap();
     apply(&server, documents);
     (rig, server)
@@ -212,7 +212,7 @@ fn e14_a_node_that_registers_later_is_waited_for() {
 /// k8s#75360: killed and started again while clients connect.
 #[test]
 fn a4_restarts_fail_no_new_connection() {
-    let mut rig = Rig::start("nft", &[("web.yaml", &web(&["10.244.1.5", "10.244.2.5"]))]);
+    let mut rig = Rig::start(DataPlane::IptablesNft, &[("web.yaml", &web(&["10.244.1.5", "10.244.2.5"]))]);
     rig.kill_proxy();
     let seen = while_connecting(&rig, || {
         for _ in 0..5 {
@@ -226,8 +226,10 @@ fn a4_restarts_fail_no_new_connection() {
 /// k8s#109286, k8s#102314: kube-proxy's rules, and our own in the other flavour. Connections go on all the while.
 #[test]
 fn a5_y6_earlier_rules_go_when_new_ones_are_in() {
-    for (old, new) in [("legacy", "legacy"), ("legacy", "nft"), ("nft", "legacy")] {
-        let mut rig = Rig::without_proxy(old, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
+    let [legacy, nft] = DataPlane::IPTABLES;
+    for (before, after) in [(legacy, legacy), (legacy, nft), (nft, legacy)] {
+        let (old, new) = (before.flavour(), after.flavour());
+        let mut rig = Rig::without_proxy(before, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
         rig.start_proxy();
         rig.kill_proxy();
         leave_as_kube_proxy(&rig, old);
@@ -260,15 +262,15 @@ fn leave_as_kube_proxy(rig: &Rig, flavour: &str) {
 
 #[test]
 fn a5_cleanup_twice_leaves_nothing_of_either_flavour() {
-    for flavour in FLAVOURS {
-        let rig = Rig::start(flavour, &[("web.yaml", &web(&["10.244.1.5"]))]);
-        leave_as_kube_proxy(&rig, flavour);
+    for plane in DataPlane::IPTABLES {
+        let rig = Rig::start(plane, &[("web.yaml", &web(&["10.244.1.5"]))]);
+        leave_as_kube_proxy(&rig, plane.flavour());
         let mut rig = rig;
         rig.kill_proxy();
         for _ in 0..2 {
             rig.run(&format!("{PROGRAM} cleanup"));
-            for flavour in FLAVOURS {
-                let rules = rig.rules(flavour);
+            for left in DataPlane::IPTABLES {
+                let rules = rig.rules(left.flavour());
                 let left: Vec<_> =
                     rules.iter().filter(|line| line.contains("FERRO") || line.contains("KUBE-")).collect();
                 assert!(left.is_empty(), "{left:?}");
@@ -280,9 +282,9 @@ fn a5_cleanup_twice_leaves_nothing_of_either_flavour() {
 /// k8s#134648, k8s#133694: it is told, and the other family does not notice.
 #[test]
 fn l6_y14_a_family_that_fails_is_unhealthy_and_holds_up_no_other() {
-    for flavour in FLAVOURS {
-        let sabotage = Sabotage::of(&format!("ip6tables-{flavour}-restore"));
-        let mut rig = Rig::without_proxy(flavour, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
+    for plane in DataPlane::IPTABLES {
+        let sabotage = Sabotage::of(&format!("ip6tables-{}-restore", plane.flavour()));
+        let mut rig = Rig::without_proxy(plane, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
         rig.spawn(sabotage.befall(rig.command()));
         rig.expect_soon(TO_5);
         let is_told = || {
@@ -300,9 +302,9 @@ fn l6_y14_a_family_that_fails_is_unhealthy_and_holds_up_no_other() {
 /// k8s#99031: a kernel or image without one family is a healthy node of the other.
 #[test]
 fn y14_a_family_that_the_node_does_not_have_is_left_out() {
-    for flavour in FLAVOURS {
-        let sabotage = Sabotage::of(&format!("ip6tables-{flavour}"));
-        let mut rig = Rig::without_proxy(flavour, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
+    for plane in DataPlane::IPTABLES {
+        let sabotage = Sabotage::of(&format!("ip6tables-{}", plane.flavour()));
+        let mut rig = Rig::without_proxy(plane, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
         rig.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
         rig.spawn(sabotage.befall(rig.command()));
         rig.expect_soon(TO_5);
@@ -314,7 +316,7 @@ fn y14_a_family_that_the_node_does_not_have_is_left_out() {
 /// k8s#96468: IPv6 switched off on the interfaces.
 #[test]
 fn y14_ipv6_may_be_disabled() {
-    let mut rig = Rig::without_proxy("legacy", &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
+    let mut rig = Rig::without_proxy(DataPlane::IptablesLegacy, &[("web.yaml", &web(&["10.244.1.5"]))], &[]);
     rig.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
     rig.start_proxy();
     rig.expect(TO_5);
@@ -326,7 +328,7 @@ fn y14_ipv6_may_be_disabled() {
 /// blamed for it.
 #[test]
 fn y5_a_held_lock_delays_only_while_it_is_held() {
-    let rig = Rig::start("legacy", &[("web.yaml", &web(&["10.244.1.5"]))]);
+    let rig = Rig::start(DataPlane::IptablesLegacy, &[("web.yaml", &web(&["10.244.1.5"]))]);
     let hold = || {
         let lock = File::create("/run/xtables.lock").unwrap();
         lock.lock().unwrap();
@@ -354,7 +356,7 @@ fn e6_health_check_node_ports_tell_of_local_endpoints_and_come_back() {
     let spec = "type: LoadBalancer, clusterIP: 10.96.0.10, externalTrafficPolicy: Local, healthCheckNodePort: 32100, \
                 ports: [{port: 80, nodePort: 30080}]";
     let web = |pods: &[&str]| service("web", spec) + &endpoints("web", "TCP", 8080, pods);
-    let mut rig = Rig::start("legacy", &[("web.yaml", &web(&["10.244.1.5", "10.244.2.5"]))]);
+    let mut rig = Rig::start(DataPlane::IptablesLegacy, &[("web.yaml", &web(&["10.244.1.5", "10.244.2.5"]))]);
     let answers = |rig: &Rig, status: u16| {
         let ask = || get(&rig.lab, address("172.18.0.2:32100"), "/").ok().map(|(status, _)| status);
         eventually(SOON, || ask() == Some(status))

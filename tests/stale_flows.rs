@@ -3,12 +3,12 @@
 use ferrovia::model::Protocol;
 
 use crate::common::clients::{UdpClient, refused};
-use crate::common::in_both_flavours;
+use crate::common::data_plane::{DataPlane, in_every_mode};
 use crate::common::rig::{Rig, SOON, address, dns, eventually};
 
-in_both_flavours! {
-    fn l2_udp_entry_cleared_when_endpoints_go(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
+in_every_mode! {
+    fn l2_udp_entry_cleared_when_endpoints_go(plane: DataPlane) {
+        let rig = Rig::start(plane, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
         let clients = [("10.244.1.9", "10.96.0.53:53"), ("172.18.0.100", "172.18.0.2:30053")]
             .map(|(from, to)| UdpClient::new(&rig, from, to));
         for client in &clients {
@@ -21,16 +21,16 @@ in_both_flavours! {
     }
 
     /// C1: the flow of a client that never stops sending goes over to an endpoint that is left.
-    fn c1_udp_client_moves_to_the_endpoint_that_is_left(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
+    fn c1_udp_client_moves_to_the_endpoint_that_is_left(plane: DataPlane) {
+        let rig = Rig::start(plane, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
         let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
         assert_eq!(client.ask().as_deref(), Ok("10.244.1.5:8080"));
         rig.write("dns.yaml", &dns(&["10.244.2.6"]));
         assert!(eventually(SOON, || client.ask().as_deref() == Ok("10.244.2.6:8080")), "{}", rig.log());
     }
 
-    fn l3_udp_entry_cleared_when_service_deleted(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
+    fn l3_udp_entry_cleared_when_service_deleted(plane: DataPlane) {
+        let rig = Rig::start(plane, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
         let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
         assert_eq!(client.ask().as_deref(), Ok("10.244.1.5:8080"));
         rig.remove("dns.yaml");
@@ -43,8 +43,8 @@ in_both_flavours! {
     }
 
     /// k8s#49881: a client outside whose server has the number of a NodePort.
-    fn l4_foreign_udp_flow_untouched(flavour: &str) {
-        let rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
+    fn l4_foreign_udp_flow_untouched(plane: DataPlane) {
+        let rig = Rig::start(plane, &[("dns.yaml", &dns(&["10.244.1.5"]))]);
         rig.lab.listen(address("172.18.0.100:30053"), Protocol::Udp).unwrap();
         let foreign = UdpClient::new(&rig, "10.244.1.9", "172.18.0.100:30053");
         let ours = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
@@ -57,9 +57,9 @@ in_both_flavours! {
     }
 
     /// k8s#48719: a client that was there before the rules.
-    fn c9_udp_sent_before_the_rules_does_not_stick(flavour: &str) {
-        let mut rig = Rig::without_proxy(flavour, &[("dns.yaml", &dns(&["10.244.1.5"]))], &[]);
-        rig.run(&format!("iptables-{flavour} -A FORWARD -m conntrack --ctstate NEW"));
+    fn c9_udp_sent_before_the_rules_does_not_stick(plane: DataPlane) {
+        let mut rig = Rig::without_proxy(plane, &[("dns.yaml", &dns(&["10.244.1.5"]))], &[]);
+        rig.run(&format!("iptables-{} -A FORWARD -m conntrack --ctstate NEW", plane.flavour()));
         let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
         let _ = client.ask();
         assert!(client.tracked(&rig).is_some(), "it is tracked as it was sent");

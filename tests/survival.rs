@@ -8,12 +8,12 @@ use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
 
 use crate::common::clients::{Echo, UdpClient};
-use crate::common::in_both_flavours;
-use crate::common::rig::{PATIENCE, Rig, SOON, address, dns, eventually, ip, web};
+use crate::common::data_plane::{DataPlane, in_every_mode};
+use crate::common::rig::{PATIENCE, Rig, address, dns, ip, web};
 
-in_both_flavours! {
-    fn c3_restart_keeps_udp_flows(flavour: &str) {
-        let mut rig = Rig::start(flavour, &[("dns.yaml", &dns(&["10.244.1.5", "10.244.2.5"]))]);
+in_every_mode! {
+    fn c3_restart_keeps_udp_flows(plane: DataPlane) {
+        let mut rig = Rig::start(plane, &[("dns.yaml", &dns(&["10.244.1.5", "10.244.2.5"]))]);
         let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
         let server = client.ask().unwrap();
         let before = client.tracked(&rig).expect("its flow is tracked");
@@ -32,8 +32,8 @@ in_both_flavours! {
         assert_eq!(client.ask(), Ok(server));
     }
 
-    fn a4_restart_keeps_established_connections(flavour: &str) {
-        let mut rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
+    fn a4_restart_keeps_established_connections(plane: DataPlane) {
+        let mut rig = Rig::start(plane, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
         let mut connections = [
             ("10.244.1.9", "10.96.0.10:80"),
             ("172.18.0.2", "10.96.0.10:80"),
@@ -52,8 +52,8 @@ in_both_flavours! {
     }
 
     /// k8s#75360: new connections while the proxy is killed and started, again and again.
-    fn l10_kill_and_restart_fail_no_connection(flavour: &str) {
-        let mut rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
+    fn l10_kill_and_restart_fail_no_connection(plane: DataPlane) {
+        let mut rig = Rig::start(plane, &[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.2.5"]))]);
         let (stop, failures, connections) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
         let lab = Arc::clone(&rig.lab);
         thread::scope(|scope| {
@@ -81,8 +81,8 @@ in_both_flavours! {
     }
 
     /// C11: connections end when their endpoint ends, not when it is taken out.
-    fn c11_connections_outlive_their_endpoint_in_the_service(flavour: &str) {
-        let rig = Rig::start(flavour, &[("web.yaml", &web("", &["10.244.1.5"]))]);
+    fn c11_connections_outlive_their_endpoint_in_the_service(plane: DataPlane) {
+        let rig = Rig::start(plane, &[("web.yaml", &web("", &["10.244.1.5"]))]);
         let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
         assert_eq!(connection.server, "10.244.1.5:8080");
         rig.write("web.yaml", &web("", &["10.244.2.5"]));
@@ -92,34 +92,4 @@ in_both_flavours! {
         rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> untouched");
         connection.assert_alive();
     }
-
-    /// L5: whatever somebody else takes away comes back.
-    fn l5_rules_that_were_taken_away_come_back(flavour: &str) {
-        let rig = Rig::start(flavour, &[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
-        let nat = || {
-            let rules = rig.run(&format!("iptables-{flavour}-save -t nat"));
-            let mut rules: Vec<_> =
-                rules.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect();
-            rules.sort();
-            rules
-        };
-        let whole = nat();
-        let dnat = whole.iter().find(|rule| rule.contains("-j DNAT")).expect("a rule for the endpoint");
-        let jump = whole.iter().find(|rule| rule.starts_with("-A PREROUTING")).expect("a jump from PREROUTING");
-        for rule in [dnat, jump] {
-            let rule = rule.replacen("-A", "-D", 1);
-            delete(&rig, flavour, &rule);
-            assert!(eventually(SOON, || nat() == whole), "{rule}:\n{}\n{}", nat().join("\n"), rig.log());
-        }
-        rig.run(&format!("iptables-{flavour} -t nat -F"));
-        assert!(eventually(SOON, || nat() == whole), "flushed:\n{}\n{}", nat().join("\n"), rig.log());
-        rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080");
-    }
-}
-
-/// Deletes a rule as `iptables-save` printed it, by the one program that reads its quotes.
-fn delete(rig: &Rig, flavour: &str, rule: &str) {
-    let script = format!("printf '*nat\\n%s\\nCOMMIT\\n' \"$0\" | iptables-{flavour}-restore --noflush");
-    let output = rig.lab.here().command("sh").unwrap().args(["-c", &script, rule]).output().unwrap();
-    assert!(output.status.success(), "{rule}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -12,6 +12,8 @@ use ferrovia::lab::runner::{self, Spread};
 use ferrovia::lab::{Lab, LabError, Observed, flows};
 use ferrovia::model::Protocol;
 
+use super::data_plane::DataPlane;
+
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
 /// Only a failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,19 +23,17 @@ pub const SOON: Duration = Duration::from_secs(5);
 pub struct Rig {
     pub lab: Arc<Lab>,
     proxy: Option<Proxy>,
+    plane: DataPlane,
     flags: Vec<String>,
 }
 
 impl Rig {
     /// A lab with these manifests, and no proxy yet.
-    pub fn without_proxy(flavour: &str, manifests: &[(&str, &str)], flags: &[String]) -> Self {
+    pub fn without_proxy(plane: DataPlane, manifests: &[(&str, &str)], flags: &[String]) -> Self {
         let lab = Lab::new().unwrap_or_else(|error| panic!("this test needs root: {}", chain(error)));
-        let own = ["--proxy-mode", "iptables", "--iptables-flavour", flavour, "-v", "4"].map(str::to_owned);
-        let rig = Rig {
-            lab: Arc::new(lab),
-            proxy: None,
-            flags: own.into_iter().chain(flags.iter().cloned()).collect(),
-        };
+        let own = plane.flags().into_iter().chain(["-v", "4"]).map(str::to_owned);
+        let flags = own.chain(flags.iter().cloned()).collect();
+        let rig = Rig { lab: Arc::new(lab), proxy: None, plane, flags };
         if !manifests.iter().any(|(_, text)| text.contains("kind: Node\n")) {
             rig.write("node.yaml", NODES);
         }
@@ -42,8 +42,8 @@ impl Rig {
     }
 
     /// A lab with these manifests in force.
-    pub fn start(flavour: &str, manifests: &[(&str, &str)]) -> Self {
-        let mut rig = Self::without_proxy(flavour, manifests, &[]);
+    pub fn start(plane: DataPlane, manifests: &[(&str, &str)]) -> Self {
+        let mut rig = Self::without_proxy(plane, manifests, &[]);
         rig.start_proxy();
         rig
     }
@@ -90,6 +90,11 @@ impl Rig {
         saved.lines().filter(added).map(str::to_owned).collect()
     }
 
+    /// How often an endpoint is forwarded to whose address and port begin like this.
+    pub fn forwards_to(&self, endpoint: &str) -> usize {
+        self.run(self.plane.listing()).matches(&format!("{}{endpoint}", self.plane.before_endpoint())).count()
+    }
+
     /// `kill -9`
     pub fn kill_proxy(&mut self) {
         self.proxy = None;
@@ -105,6 +110,12 @@ impl Rig {
 
     pub fn log(&self) -> String {
         self.proxy.as_ref().map(Proxy::log).unwrap_or_default()
+    }
+
+    /// For the message of a failure: what the proxy says, and where the kernel forwards to.
+    pub fn evidence(&self) -> String {
+        let listed = self.output(self.plane.listing()).stdout;
+        format!("{}\n{}", self.log(), String::from_utf8_lossy(&listed))
     }
 
     /// Runs a program on the proxy's node and returns what it prints.
@@ -138,7 +149,7 @@ impl Rig {
     /// Holds the node to a flow table, now.
     pub fn expect(&self, flows: &str) {
         let mismatches = self.mismatches(&flows::parse(flows).unwrap(), Spread::All);
-        assert!(mismatches.is_empty(), "{}\n{}", mismatches.join("\n"), self.log());
+        assert!(mismatches.is_empty(), "{}\n{}", mismatches.join("\n"), self.evidence());
     }
 
     /// Holds the node to a flow table soon.
@@ -149,7 +160,7 @@ impl Rig {
             mismatches = self.mismatches(&table, Spread::All);
             mismatches.is_empty()
         });
-        assert!(holds, "{}\n{}", mismatches.join("\n"), self.log());
+        assert!(holds, "{}\n{}", mismatches.join("\n"), self.evidence());
     }
 
     /// The tracked flows of a protocol with their ids, as conntrack-tools prints them.

@@ -1,6 +1,7 @@
 //! The iptables mode on the real kernel: both flavours, both families, each case in a network namespace of its own.
 
 mod node;
+mod program;
 mod traffic;
 
 use std::time::Instant;

@@ -1,3 +1,4 @@
-//! What needs a kernel with IPVS.
+//! What needs IPVS in the kernel. `tests/guest.rs` runs these cases in a guest kernel.
 
+mod by_hand;
 mod codec;

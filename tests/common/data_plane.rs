@@ -1,0 +1,80 @@
+//! The ways to forward that the cases are run with.
+
+/// What a command line makes the program forward with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataPlane {
+    IptablesLegacy,
+    IptablesNft,
+    Ipvs,
+}
+
+impl DataPlane {
+    pub const IPTABLES: [DataPlane; 2] = [DataPlane::IptablesLegacy, DataPlane::IptablesNft];
+
+    /// What chooses it on the program's command line.
+    pub fn flags(self) -> [&'static str; 4] {
+        let mode = match self {
+            DataPlane::IptablesLegacy | DataPlane::IptablesNft => "iptables",
+            DataPlane::Ipvs => "ipvs",
+        };
+        ["--proxy-mode", mode, "--iptables-flavour", self.flavour()]
+    }
+
+    /// Of iptables, as in `iptables-FLAVOUR-save`. IPVS needs it for all but forwarding; the guest kernel has no nf_tables
+    /// for IPv4 and IPv6.
+    pub fn flavour(self) -> &'static str {
+        match self {
+            DataPlane::IptablesLegacy | DataPlane::Ipvs => "legacy",
+            DataPlane::IptablesNft => "nft",
+        }
+    }
+
+    /// The program that prints where it forwards to.
+    pub fn listing(self) -> &'static str {
+        match self {
+            DataPlane::IptablesLegacy => "iptables-legacy-save -t nat",
+            DataPlane::IptablesNft => "iptables-nft-save -t nat",
+            DataPlane::Ipvs => "ipvsadm -Ln",
+        }
+    }
+
+    /// What stands in the listing before each endpoint.
+    pub fn before_endpoint(self) -> &'static str {
+        match self {
+            DataPlane::IptablesLegacy | DataPlane::IptablesNft => "--to-destination ",
+            DataPlane::Ipvs => "-> ",
+        }
+    }
+}
+
+/// Makes a test of each case for every way to forward. Those that the kernel of the host may lack are for the guest kernel
+/// that `tests/guest.rs` boots.
+macro_rules! in_every_mode {
+    ($($(#[$attribute:meta])* fn $name:ident($plane:ident: DataPlane) $body:block)*) => {
+        crate::common::data_plane::in_both_flavours! {
+            $($(#[$attribute])* fn $name($plane: DataPlane) $body)*
+        }
+        mod ipvs {
+            $(
+                #[test]
+                #[ignore = "needs IPVS: the guest kernel runs it"]
+                fn $name() { super::$name(crate::common::data_plane::DataPlane::Ipvs) }
+            )*
+        }
+    };
+}
+
+/// Makes two tests of each case that is about iptables' own rules, one for each flavour.
+macro_rules! in_both_flavours {
+    ($($(#[$attribute:meta])* fn $name:ident($plane:ident: DataPlane) $body:block)*) => {
+        $($(#[$attribute])* fn $name($plane: DataPlane) $body)*
+        mod legacy {
+            $(#[test] fn $name() { super::$name(crate::common::data_plane::DataPlane::IptablesLegacy) })*
+        }
+        mod nft {
+            $(#[test] fn $name() { super::$name(crate::common::data_plane::DataPlane::IptablesNft) })*
+        }
+    };
+}
+
+pub(crate) use {in_both_flavours, in_every_mode};
