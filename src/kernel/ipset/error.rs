@@ -53,9 +53,7 @@ pub enum Refusal {
     NoMarks(SetType),
     #[error("a set cannot hold a prefix length of 0, give both halves instead")]
     TooWide,
-    #[error("the set is of the other address family")]
-    OtherFamily,
-    #[error("the set is of a type with other elements, or without marks")]
+    #[error("the set has other elements: of another type, of the other address family, or without marks")]
     OtherElements,
     #[error("a name must have 1 to 31 bytes")]
     Name,
@@ -88,8 +86,7 @@ impl From<NetlinkError> for Refusal {
             Some(EXIST_SETNAME2 | libc::ENOENT) => Refusal::NoSuchSet,
             Some(libc::EEXIST) => Refusal::Different,
             Some(TYPE_MISMATCH) => Refusal::Incompatible,
-            Some(FAMILY | IPADDR_IPV4 | IPADDR_IPV6) => Refusal::OtherFamily,
-            Some(PROTOCOL | SKBINFO) => Refusal::OtherElements,
+            Some(PROTOCOL | FAMILY | IPADDR_IPV4 | IPADDR_IPV6 | SKBINFO) => Refusal::OtherElements,
             Some(MAX_SETS) => Refusal::TooManySets,
             _ => Refusal::Netlink(error),
         }

@@ -94,7 +94,9 @@ impl FakeSets {
                 }
                 set.members.insert(member.element, member.mark.filter(|mark| *mark != 0));
             }
-            Change::Remove { element, .. } => drop(set.members.remove(element)),
+            Change::Remove { element, .. } => {
+                set.members.remove(element);
+            }
         }
         Ok(())
     }
@@ -114,10 +116,11 @@ impl FakeSet {
         let has_mark = matches!(change, Change::Add { member, .. } if member.mark.is_some());
         if change.element().is_too_wide() {
             Err(Refusal::TooWide)
-        } else if kind != self.definition.kind || has_mark && self.definition.marks == Marks::Without {
+        } else if kind != self.definition.kind
+            || has_mark && self.definition.marks == Marks::Without
+            || families.iter().any(|family| *family != self.definition.family)
+        {
             Err(Refusal::OtherElements)
-        } else if families.iter().any(|family| *family != self.definition.family) {
-            Err(Refusal::OtherFamily)
         } else {
             Ok(())
         }

@@ -137,7 +137,7 @@ impl Sets for KernelSets {
 
     fn change(&mut self, changes: &[Change]) -> Result<(), SetError> {
         let (mut failures, mut start) = (Vec::new(), 0);
-        for alike in changes.chunk_by(are_alike).flat_map(|alike| alike.chunks(MOST_ELEMENTS)) {
+        for alike in messages(changes) {
             self.change_alike(start, alike, &mut failures)?;
             start += alike.len();
         }
@@ -145,7 +145,11 @@ impl Sets for KernelSets {
     }
 }
 
-/// Whether two changes fit into one message.
+/// Cuts changes, in their order, into those that fit into one message each.
+pub(super) fn messages(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
+    changes.chunk_by(are_alike).flat_map(|alike| alike.chunks(MOST_ELEMENTS))
+}
+
 fn are_alike(one: &Change, other: &Change) -> bool {
     discriminant(one) == discriminant(other) && one.set() == other.set()
 }

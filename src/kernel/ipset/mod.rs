@@ -10,6 +10,8 @@ pub mod fake;
 mod kernel;
 mod parse;
 mod replace;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -89,7 +91,8 @@ pub struct Definition {
     pub kind: SetType,
     /// Means nothing for [`SetType::BitmapPort`], which serves both.
     pub family: Family,
-    /// How many elements it may have. Means nothing for [`SetType::BitmapPort`], which has room for every port.
+    /// How many elements it may have. The kernel counts large sets in regions and may let a few more in. Means nothing for
+    /// [`SetType::BitmapPort`], which has room for every port.
     pub max_elements: u32,
     pub marks: Marks,
 }

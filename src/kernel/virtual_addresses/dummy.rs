@@ -23,7 +23,8 @@ const INTERFACE_MESSAGE: usize = 16;
 pub struct DummyDevice {
     connection: Connection,
     watch: Watch,
-    /// What should be there, as far as it was listed or changed here. The kernel does not say who changed an IPv6 address.
+    /// What should be there, as far as it was listed or changed here: the kernel does not say who changed an IPv6 address.
+    /// One that is added and removed in quick succession may therefore be told as a disturbance.
     expected: BTreeSet<IpAddr>,
     index: u32,
 }

@@ -38,9 +38,9 @@ impl FakeVirtualAddresses {
             {
                 return Err(AddressRefusal::Occupied);
             }
-            AddressChange::Add { address, source } => drop(self.addresses.insert(*address, *source)),
-            AddressChange::Remove(address) => drop(self.addresses.remove(address)),
-        }
+            AddressChange::Add { address, source } => self.addresses.insert(*address, *source),
+            AddressChange::Remove(address) => self.addresses.remove(address),
+        };
         Ok(())
     }
 }

@@ -9,6 +9,8 @@ mod dummy;
 #[cfg(test)]
 pub mod fake;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;

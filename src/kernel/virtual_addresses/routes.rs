@@ -30,7 +30,7 @@ impl LocalRoutes {
     pub fn open(family: Family) -> Result<Self, VirtualAddressError> {
         let mut connection = Connection::open(NETLINK_ROUTE).map_err(VirtualAddressError::Open)?;
         connection.filter_dumps();
-        let watch = Watch::open(&connection, Topic::RoutesAndAddresses, family)?;
+        let watch = Watch::open(&connection, Topic::Routes, family)?;
         Ok(LocalRoutes { connection, watch })
     }
 
@@ -55,10 +55,8 @@ impl LocalRoutes {
     }
 }
 
-/// Whether a notification may be of a route of ours that somebody else added, removed or replaced.
-///
-/// The kernel tells nobody when it drops the routes whose source address is removed, but it tells of that
-/// (`fib_sync_down_addr`). Link-local addresses come and go with Pods, and are no sources.
+/// Whether a notification may be of a route of ours that somebody else added, removed or replaced, or of the source of one.
+/// Link-local addresses, which come and go with Pods, are no sources.
 fn matters(notification: &Reply<'_>) -> bool {
     match notification.kind {
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {

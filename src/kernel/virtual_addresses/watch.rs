@@ -15,7 +15,8 @@ const LONGEST: usize = 8 << 10;
 /// What to hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
-    RoutesAndAddresses,
+    /// And whatever else takes the sources of routes away.
+    Routes,
     Addresses,
 }
 
@@ -24,8 +25,10 @@ impl Topic {
         match (self, family) {
             (Topic::Addresses, Family::V4) => libc::RTMGRP_IPV4_IFADDR,
             (Topic::Addresses, Family::V6) => libc::RTMGRP_IPV6_IFADDR,
-            (Topic::RoutesAndAddresses, Family::V4) => libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV4_ROUTE,
-            (Topic::RoutesAndAddresses, Family::V6) => libc::RTMGRP_IPV6_IFADDR | libc::RTMGRP_IPV6_ROUTE,
+            (Topic::Routes, Family::V4) => libc::RTMGRP_IPV4_ROUTE,
+            // An IPv6 route silently loses a source that is no longer an address of the node (`fib6_remove_prefsrc`; not on
+            // every kernel: 6.18 does so, 6.1 does not).
+            (Topic::Routes, Family::V6) => libc::RTMGRP_IPV6_ROUTE | libc::RTMGRP_IPV6_IFADDR,
         }
     }
 }

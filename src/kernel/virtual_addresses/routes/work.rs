@@ -158,9 +158,9 @@ impl<'a> Work<'a> {
     fn remember(&mut self, done: &AddressChange) {
         let Some(ours) = &mut self.ours else { return };
         match done {
-            AddressChange::Add { address, source } => drop(ours.insert(*address, *source)),
-            AddressChange::Remove(address) => drop(ours.remove(address)),
-        }
+            AddressChange::Add { address, source } => ours.insert(*address, *source),
+            AddressChange::Remove(address) => ours.remove(address),
+        };
     }
 }
 
