@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use ferrovia::cli::assemble::compile_settings;
+use ferrovia::cli::proxy::Schedulers;
 use ferrovia::config::{self, Flags};
 use ferrovia::lab::flows::{self, Flow, FlowTable};
 use ferrovia::lab::proxy::CLUSTER_CIDR;
@@ -49,7 +50,7 @@ fn compile(case: &Path, table: &FlowTable) -> Compiled {
     let config = config::resolve(&CommandLine::parse_from(arguments).flags, None, NODE).unwrap();
     let listing = read_once(case, NODE).unwrap();
     assert!(listing.malformed.is_empty(), "{}: {:?}", case.display(), listing.malformed);
-    compile_once(listing.events, compile_settings(&config, [Scheduler::Random].into()))
+    compile_once(listing.events, compile_settings(&config, Schedulers::all(&[Scheduler::Random], None)))
 }
 
 /// The line as it would have to be written.

@@ -7,19 +7,21 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::config::{self, Config};
 use crate::kernel::iptables::{Flavour, Programs};
 use crate::kernel::sysctl;
-use crate::model::Scheduler;
 use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as IptablesSettings};
+use crate::modes::ipvs::{Settings as IpvsSettings, VirtualAddressing};
 use crate::sync::compile;
 
+use super::proxy::Schedulers;
+
 /// What compile has to know of the configuration.
-pub fn compile_settings(config: &Config, schedulers: Box<[Scheduler]>) -> compile::Settings {
+pub fn compile_settings(config: &Config, schedulers: Schedulers) -> compile::Settings {
     compile::Settings {
         node_name: Arc::from(config.node_name.as_str()),
         node_addresses: config.node_ip.into_iter().collect(),
         allowed_external_ips: allowed_external_ips(&config.allowed_external_ips),
-        schedulers,
-        missing_schedulers: Box::default(),
-        default_scheduler: config.scheduler,
+        schedulers: schedulers.there,
+        missing_schedulers: schedulers.missing,
+        default_scheduler: schedulers.default,
         default_hashing: config.ipvs.hashing,
         node_port_addresses: config.node_port_addresses.clone(),
         detect_local: config.detect_local.clone(),
@@ -57,4 +59,22 @@ pub fn flavour(config: &Config) -> Option<Flavour> {
         config::IptablesFlavour::Legacy => Some(Flavour::Legacy),
         config::IptablesFlavour::Nft => Some(Flavour::Nft),
     }
+}
+
+/// What the IPVS mode has to know of the configuration; without programs as for [`iptables_settings`].
+pub fn ipvs_settings(config: &Config, programs: Option<&Programs>) -> IpvsSettings {
+    IpvsSettings {
+        iptables: iptables_settings(config, programs),
+        exclude: config.ipvs.exclude.clone(),
+        drain_timeout: config.ipvs.drain_timeout,
+        virtual_addresses: match config.ipvs.virtual_addresses {
+            config::VirtualAddressing::Routes => VirtualAddressing::Routes,
+            config::VirtualAddressing::Device => VirtualAddressing::Device,
+        },
+    }
+}
+
+/// Sysctls that the IPVS mode needs.
+pub fn ipvs_sysctls(_config: &Config) -> Vec<sysctl::Wanted> {
+    Vec::new()
 }

@@ -6,8 +6,9 @@ use clap::Args;
 
 use crate::kernel::iptables::Programs;
 use crate::model::Family;
-use crate::modes::Mode;
+use crate::modes::{Leftovers, Mode};
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
+use crate::modes::ipvs::{DeviceUse, KubeProxy, Remains};
 
 #[derive(Args)]
 pub struct Arguments {}
@@ -22,14 +23,27 @@ pub fn run(_: &Arguments) -> anyhow::Result<ExitCode> {
 /// Removes everything that any mode of this program or kube-proxy may have written, both families and both flavours.
 /// Goes on after an error; returns how many there were.
 pub fn cleanup() -> usize {
-    let doors = Family::ALL.into_iter().flat_map(Programs::installed);
-    doors.map(|door| clean_iptables(door).len()).sum()
+    let mut errors = Vec::new();
+    for family in Family::ALL {
+        let doors = Programs::installed(family);
+        // Sets can go only when no rule of either flavour asks them any more.
+        for door in doors {
+            errors.extend(clean_rules(door));
+        }
+        errors.extend(clean_ipvs(family));
+    }
+    errors.iter().for_each(|error| eprintln!("Error: {error}"));
+    errors.len()
 }
 
-fn clean_iptables(mut door: Programs) -> Vec<String> {
+fn clean_rules(mut door: Programs) -> Vec<String> {
     let kube_proxy = remove_kube_proxy(&mut door).map_err(|error| error.to_string());
     let ours = Iptables::new(door, Settings::default()).cleanup().map_err(|error| error.to_string());
-    let errors: Vec<String> = [kube_proxy, ours].into_iter().filter_map(Result::err).collect();
-    errors.iter().for_each(|error| eprintln!("Error: {error}"));
-    errors
+    [kube_proxy, ours].into_iter().filter_map(Result::err).collect()
+}
+
+fn clean_ipvs(family: Family) -> Vec<String> {
+    let mut leftovers: Vec<Box<dyn Leftovers>> =
+        vec![Box::new(KubeProxy { family, device: DeviceUse::Nobodys }), Box::new(Remains { family })];
+    leftovers.iter_mut().filter_map(|left| left.remove().err()).map(|error| format!("{family}: {error:#}")).collect()
 }

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::config::{self, Config, Flags, Source};
+use crate::config::{self, Config, Flags, ModeName, Source};
 use crate::kernel::iptables::Programs;
-use crate::model::ServiceTable;
-use crate::modes::{Mode, iptables, iptables::Iptables};
+use crate::model::{Scheduler, ServiceTable};
+use crate::modes::iptables::{self, Iptables};
+use crate::modes::ipvs::{self, Ipvs};
+use crate::modes::Mode;
 use crate::sync;
 
 use super::assemble;
+use super::proxy::Schedulers;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -33,14 +36,33 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         eprintln!("Warning: {warning}");
     }
-    for table in compile(&config)? {
-        println!("# {}: {} ServicePorts", table.family(), table.ports().len());
-        print!("{}", iptables::render(&assemble::iptables_settings(&config, None), &table));
+    match config.mode {
+        ModeName::Iptables => {
+            let settings = assemble::iptables_settings(&config, None);
+            print::<Iptables<Programs>>(&config, config.scheduler, |table| iptables::render(&settings, table))?;
+        }
+        ModeName::Ipvs => {
+            let settings = assemble::ipvs_settings(&config, None);
+            print::<Ipvs<Programs>>(&config, config.ipvs.scheduler, |table| ipvs::render(&settings, table))?;
+        }
+        ModeName::Nftables | ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn compile(config: &Config) -> anyhow::Result<Vec<ServiceTable>> {
+fn print<M: Mode>(
+    config: &Config,
+    scheduler: Option<Scheduler>,
+    render: impl Fn(&ServiceTable) -> String,
+) -> anyhow::Result<()> {
+    for table in compile(config, Schedulers::all(M::SCHEDULERS, scheduler))? {
+        println!("# {}: {} ServicePorts", table.family(), table.ports().len());
+        print!("{}", render(&table));
+    }
+    Ok(())
+}
+
+fn compile(config: &Config, schedulers: Schedulers) -> anyhow::Result<Vec<ServiceTable>> {
     let Source::Manifests(directory) = &config.source else {
         bail!("--manifests: name the directory with the Services and EndpointSlices to plan for");
     };
@@ -49,7 +71,7 @@ fn compile(config: &Config) -> anyhow::Result<Vec<ServiceTable>> {
     for error in &listing.malformed {
         eprintln!("Warning: {error}");
     }
-    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS.into());
+    let settings = assemble::compile_settings(config, schedulers);
     let compiled = sync::compile_once(listing.events, settings);
     for problem in &compiled.problems {
         eprintln!("Warning: {problem}");

@@ -7,6 +7,7 @@ use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::netlink::{Attributes, Connection, NetlinkError, Request};
+use super::virtual_addresses::DEVICE;
 
 /// `struct ifaddrmsg`.
 const FIXED: usize = 8;
@@ -19,13 +20,18 @@ pub enum LinksError {
     Watch(#[source] io::Error),
 }
 
-/// Every address of every interface in the network namespace of the calling thread, both families, sorted.
+/// Every address of every interface in the network namespace of the calling thread, both families, sorted. Those of the
+/// device that holds virtual addresses are Services', not the node's.
 pub fn addresses() -> Result<Vec<IpAddr>, LinksError> {
     let mut addresses = Vec::new();
+    let virtual_ones = index_of(DEVICE);
+    let mut note = |payload: &[u8]| {
+        if virtual_ones.is_none() || virtual_ones != interface(payload) {
+            addresses.extend(parse_address(payload));
+        }
+    };
     Connection::open(NETLINK_ROUTE)
-        .and_then(|mut connection| {
-            connection.dump(list(), &mut |payload| addresses.extend(parse_address(payload)))
-        })
+        .and_then(|mut connection| connection.dump(list(), &mut note))
         .map_err(LinksError::List)?;
     addresses.sort_unstable();
     addresses.dedup();
@@ -35,6 +41,22 @@ pub fn addresses() -> Result<Vec<IpAddr>, LinksError> {
 /// `ip address show`
 fn list() -> Request {
     Request::new(libc::RTM_GETADDR, 0, &[0; FIXED])
+}
+
+/// Whether the network namespace of the calling thread has an interface of this name.
+pub fn exists(name: &str) -> bool {
+    index_of(name).is_some()
+}
+
+fn index_of(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: `name` ends with a zero.
+    Some(unsafe { libc::if_nametoindex(name.as_ptr()) }).filter(|index| *index != 0)
+}
+
+/// `ifa_index`
+fn interface(payload: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?))
 }
 
 /// The interface's own address. With a peer, `IFA_ADDRESS` is the peer's.

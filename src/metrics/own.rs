@@ -17,6 +17,7 @@ pub struct Own {
     pub audits: PerFamily<IntCounterVec>,
     pub plan_operations: PerFamily<IntCounterVec>,
     pub stale_flows: PerFamily<IntCounterVec>,
+    pub draining: PerFamily<IntGaugeVec>,
     pub health_check_node_ports_unbound: PerFamily<IntGaugeVec>,
     pub(super) last_event_age: Gauge,
     problems: IntGaugeVec,
@@ -66,6 +67,10 @@ impl Own {
             stale_flows: register.family_counter(
                 "ferrovia_stale_flows_total",
                 "Tracked flows found that lead to where no endpoint is any more",
+            )?,
+            draining: register.family_gauge(
+                "ferrovia_draining_endpoints",
+                "Endpoints that left their Service and keep the connections that they have; of the IPVS mode",
             )?,
             health_check_node_ports_unbound: register.family_gauge(
                 "ferrovia_health_check_node_ports_unbound",

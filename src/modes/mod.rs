@@ -5,6 +5,7 @@
 
 pub mod iptables;
 pub mod ipvs;
+mod leftovers;
 mod watched;
 
 use std::error::Error;
@@ -12,6 +13,8 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
+
+pub use leftovers::{Leftovers, OtherFlavour, RemovalError, remove_all};
 
 /// One way of getting Service traffic to endpoints, for one address family. Blocking on purpose: the sync loop is an
 /// ordinary thread.
@@ -48,6 +51,11 @@ pub trait Mode {
     /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
     /// there is no moment without any.
     fn retire_predecessors(&mut self) -> Result<(), Self::Error>;
+
+    /// How many endpoints left their Service and have connections still.
+    fn draining(&self) -> usize {
+        0
+    }
 
     /// When `plan` would say something new though nothing changed: a drain ending, a chain now deletable.
     fn wake(&self) -> Option<Instant> {

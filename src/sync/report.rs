@@ -146,6 +146,7 @@ impl Reporter {
         }
         self.metrics.own.observe_stage(Stage::Plan, family, report.plan);
         self.metrics.own.observe_stage(Stage::Apply, family, report.apply);
+        self.metrics.own.draining.of(family).set(report.draining as i64);
         self.metrics.own.plan_operations.of(family).inc_by(report.operations as u64);
         let (internal, external) = table.without_local_endpoints();
         metrics.set_no_local_endpoints(Policy::Internal, family, internal);

@@ -2,6 +2,7 @@
 
 mod io;
 mod panics;
+mod planes;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,20 +17,20 @@ use crate::config::{self, Action, Config, Flags, ModeName, Source};
 use crate::health::{Health, NodeEligibility};
 use crate::http::HealthChecks;
 use crate::kernel::conntrack::KernelConntrack;
-use crate::kernel::iptables::{self, Door, Flavour, Programs};
+use crate::kernel::ipvs::KernelIpvs;
 use crate::kernel::{links, sysctl};
 use crate::metrics::Metrics;
-use crate::model::{Family, ServiceTable};
 use crate::modes::Mode;
-use crate::modes::iptables::Iptables;
 use crate::sync::compile::Compiler;
-use crate::sync::plane::Plane;
+use crate::sync::objects::Reason;
 use crate::sync::report::Reporter;
-use crate::sync::schedule::Bounds;
 use crate::sync::store::Store;
 use crate::sync::{Input, Sync};
 
 use super::{assemble, cleanup};
+
+pub use planes::Schedulers;
+use planes::Planes;
 
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     panics::end_the_process();
@@ -41,7 +42,7 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     match &config.action {
         Action::WriteConfig(path) => config::write_config(path, &config.written)?,
         Action::Cleanup => cleanup::run(&cleanup::Arguments {}).map(drop)?,
-        Action::InitOnly => set_sysctls(&config),
+        Action::InitOnly => prepare(&config)?,
         Action::Run => serve(&config)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -55,15 +56,31 @@ fn set_sysctls(config: &Config) {
     }
 }
 
+/// What needs more privileges than the rest, for a container that runs before the one that stays.
+fn prepare(config: &Config) -> anyhow::Result<()> {
+    set_sysctls(config);
+    if config.mode == ModeName::Ipvs {
+        planes::set_up(&mut KernelIpvs::open()?, config);
+    }
+    Ok(())
+}
+
 fn serve(config: &Config) -> anyhow::Result<()> {
     set_sysctls(config);
-    check_scheduler(config)?;
-    let planes = planes(config)?;
+    match config.mode {
+        ModeName::Iptables => drive(config, planes::iptables(config)?),
+        ModeName::Ipvs => drive(config, planes::ipvs(config)?),
+        ModeName::Nftables | ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
+    }
+}
+
+fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
+    let Planes { of_families, schedulers } = planes;
     let (inputs, received) = mpsc::channel();
     let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
-    let families = planes.iter().map(|(table, _)| table.family());
+    let families = of_families.iter().map(|(table, _)| table.family());
     let (health_checks, wanted_checks) = families
         .map(|family| (family, watch::channel(HealthChecks::default())))
         .map(|(family, (to, of))| ((family, to), (family, of)))
@@ -75,71 +92,21 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         health_checks: wanted_checks,
         inputs,
     })?;
+    if let Some(complaint) = schedulers.complaint(config) {
+        tracing::error!("{complaint}");
+        events.node_problem(Reason::UnsupportedScheduler, complaint);
+    }
     let node_unknown = match config.source {
         Source::Manifests(_) => Some(NodeEligibility::Eligible),
         Source::ApiServer { .. } => None,
     };
     let reporter = Reporter { metrics, health, health_checks, events, node_unknown };
-    let settings = assemble::compile_settings(config, Iptables::<Programs>::SCHEDULERS.into());
+    let settings = assemble::compile_settings(config, schedulers);
     let store = Store::new(settings.node_name.clone(), SystemTime::now());
     let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
-    Sync::new(store, Compiler::new(settings), planes, Box::new(conntrack), reporter).run(&received);
+    Sync::new(store, Compiler::new(settings), of_families, Box::new(conntrack), reporter).run(&received);
     tracing::info!("Stopping; what was written stays in force");
     Ok(())
-}
-
-/// `--scheduler` must be one that the mode has. A Service that asks for another gets the default and an Event.
-fn check_scheduler(config: &Config) -> anyhow::Result<()> {
-    match config.scheduler {
-        Some(wanted) if !Iptables::<Programs>::SCHEDULERS.contains(&wanted) => bail!(
-            "--scheduler={wanted}: the {} mode does not have it; modes that do: {}",
-            config.mode.name(),
-            wanted.modes()
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// One plane for each address family that this machine has. Without any there is nothing to do.
-fn planes(config: &Config) -> anyhow::Result<Vec<(ServiceTable, Plane<Iptables<Programs>>)>> {
-    let ModeName::Iptables = config.mode else { bail!("this build has no {} mode", config.mode.name()) };
-    let flavour = match assemble::flavour(config) {
-        Some(flavour) => flavour,
-        None => Flavour::detect()?,
-    };
-    tracing::info!(mode = config.mode.name(), %flavour, node = config.node_name, "Starting");
-    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
-    let primary = config.node_ip.map_or(Family::V4, Family::of);
-    let mut planes = Vec::new();
-    for family in Family::ALL {
-        match usable(family, flavour, primary) {
-            Ok(programs) => {
-                let settings = assemble::iptables_settings(config, Some(&programs));
-                let other = Programs::find(family, Some(flavour.other())).ok();
-                let mode = Iptables::new(programs, settings).in_place_of(other);
-                let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
-                planes.push((ServiceTable::new(family), plane));
-            }
-            Err(error) => {
-                tracing::warn!(%family, %error, "No Services of this address family");
-            }
-        }
-    }
-    if planes.is_empty() {
-        bail!("iptables works for neither IPv4 nor IPv6 here");
-    }
-    Ok(planes)
-}
-
-/// The programs of a family, if they are there and the kernel has what they need. The node's own family is not given up
-/// as easily: as long as it fails, `/healthz` tells.
-fn usable(family: Family, flavour: Flavour, primary: Family) -> Result<Programs, iptables::Error> {
-    let mut programs = Programs::find(family, Some(flavour))?;
-    programs.stamp()?;
-    if family != primary {
-        programs.probe()?;
-    }
-    Ok(programs)
 }
 
 /// Sends the addresses of this node's interfaces, now and whenever they change.

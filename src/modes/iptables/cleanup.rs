@@ -14,20 +14,30 @@ pub fn remove_ours(door: &mut impl Door) -> Result<(), Error> {
     remove(door, is_ours, |chain| chain == MARK_MASQUERADE)
 }
 
-/// Removes what kube-proxy's iptables mode leaves behind. To be called when our rules are in: a change from kube-proxy
+/// Removes one chain and what leads to it.
+pub fn remove_chain(door: &mut impl Door, name: &str) -> Result<(), Error> {
+    remove(door, |chain| chain == name, |_| false)
+}
+
+/// Removes what kube-proxy's iptables mode leaves behind, and the chains of its IPVS mode. To be called when our rules are in: a change from kube-proxy
 /// then loses no connection. Chains that kubelet has, or that others lead to, are not touched.
 pub fn remove_kube_proxy(door: &mut impl Door) -> Result<(), Error> {
     remove(door, is_kube_proxys, |_| false)
 }
 
 pub fn is_kube_proxys(chain: &str) -> bool {
-    const FIXED: [&str; 6] = [
+    const FIXED: [&str; 11] = [
         "KUBE-SERVICES",
         "KUBE-NODEPORTS",
         "KUBE-POSTROUTING",
         "KUBE-FORWARD",
         "KUBE-EXTERNAL-SERVICES",
         "KUBE-PROXY-FIREWALL",
+        "KUBE-NODE-PORT",
+        "KUBE-LOAD-BALANCER",
+        "KUBE-SOURCE-RANGES-FIREWALL",
+        "KUBE-IPVS-FILTER",
+        "KUBE-IPVS-OUT-FILTER",
     ];
     const PER_SERVICE: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
     FIXED.contains(&chain) || PER_SERVICE.iter().any(|prefix| chain.starts_with(prefix))

@@ -20,14 +20,14 @@ use std::time::Instant;
 use crate::kernel::iptables::{self as door, Door};
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 use crate::modes::watched::Watched;
-use crate::modes::{Drift, Mode, ModeError};
+use crate::modes::{Drift, Leftovers, Mode, ModeError, RemovalError, remove_all};
 
 pub use cleanup::remove_kube_proxy;
 pub use plan::{Plan, Refused};
 pub use render::{InvalidPackets, MasqueradePorts, Settings};
 
 pub(super) use base::{CANARY, Jump, MARK_MASQUERADE};
-pub(super) use cleanup::remove_ours;
+pub(super) use cleanup::{remove_chain, remove_ours};
 pub(super) use observe::{Layout, Observed, observe};
 pub(super) use render::{ContentHash, Style};
 
@@ -41,8 +41,7 @@ pub struct Iptables<D> {
     known: Known,
     /// Whether kube-proxy's chains were there when the rules were last read.
     kube_proxy: bool,
-    /// To where an earlier proxy may have left rules: the other flavour.
-    other: Option<D>,
+    leftovers: Vec<Box<dyn Leftovers>>,
 }
 
 impl<D: Door> Iptables<D> {
@@ -52,14 +51,13 @@ impl<D: Door> Iptables<D> {
             settings,
             known: Known::default(),
             kube_proxy: false,
-            other: None,
+            leftovers: Vec::new(),
         }
     }
 
-    /// A node whose rules are in one flavour must have none in the other: both are asked for each packet, and the first
-    /// to translate it wins, with endpoints of long ago (k8s#71305).
-    pub fn in_place_of(self, other: Option<D>) -> Self {
-        Iptables { other, ..self }
+    /// With what goes once its own rules are in place.
+    pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
+        Iptables { leftovers, ..self }
     }
 
     /// The door to the same rules, for what is not this mode's own.
@@ -101,6 +99,8 @@ pub enum Error {
     Restore { refused: Option<Box<Refused>>, source: door::Error },
     #[error("removing iptables rules: {0}")]
     Cleanup(#[source] door::Error),
+    #[error("removing what an earlier proxy left: {0}")]
+    Leftovers(#[source] RemovalError),
 }
 
 impl ModeError for Error {
@@ -116,6 +116,7 @@ impl ModeError for Error {
             // Nothing of a plan is in it.
             Error::Observe(_) => true,
             Error::Restore { source, .. } | Error::Cleanup(source) => source.is_transient(),
+            Error::Leftovers(_) => false,
         }
     }
 }
@@ -167,11 +168,8 @@ impl<D: Door> Mode for Iptables<D> {
             }
             false => Ok(()),
         };
-        let there = match &mut self.other {
-            Some(other) => cleanup::remove_ours(other).and(remove_kube_proxy(other)),
-            None => Ok(()),
-        };
-        here.and(there).map_err(Error::Cleanup)
+        let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
+        here.map_err(Error::Cleanup).and(there)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {

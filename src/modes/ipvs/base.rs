@@ -6,6 +6,9 @@ use crate::kernel::iptables::Table;
 use crate::model::Family;
 use crate::modes::iptables::{CANARY, InvalidPackets, Jump, Layout, MARK_MASQUERADE, Style};
 
+/// The only chain that no other mode has.
+pub const ADMISSION: &str = "FERRO-ADMISSION";
+
 /// In the order in which they stand in each chain. Those of nat and filter are the iptables mode's, to the letter.
 const JUMPS: [Jump; 9] = [
     Jump { table: Table::Mangle, chain: "PREROUTING", rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION" },
@@ -45,7 +48,7 @@ pub struct Chain {
 pub fn chains(style: &Style, everybody: MasqueradeAll) -> Vec<Chain> {
     let chain = |table, name, rules| Chain { table, name, rules };
     vec![
-        chain(Table::Mangle, "FERRO-ADMISSION", admission(style)),
+        chain(Table::Mangle, ADMISSION, admission(style)),
         chain(Table::Nat, CANARY, vec![]),
         chain(Table::Nat, MARK_MASQUERADE, vec![style.set_mark()]),
         chain(Table::Nat, "FERRO-SERVICES", services(style)),

@@ -1,24 +1,41 @@
-//! Taking everything out again: what is ours, and what kube-proxy's IPVS mode left.
+//! Taking everything of ours out again.
 
+use super::base::ADMISSION;
 use super::doors::Doors;
 use super::error::{Door, Error};
 use super::held::{Held, Owner};
 use super::names::{self, ServiceMarks};
 use super::observe::observe;
-use crate::kernel::ipset::Sets;
-use crate::kernel::iptables;
-use crate::kernel::ipvs::Command;
-use crate::kernel::virtual_addresses::AddressChange;
+use crate::kernel::ipset::{KernelSets, SetError, Sets};
+use crate::kernel::iptables::{self, Programs};
+use crate::kernel::ipvs::{Command, KernelIpvs};
+use crate::kernel::links;
+use crate::kernel::virtual_addresses::{AddressChange, DEVICE, DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::Family;
+use crate::modes::iptables::{remove_chain, remove_ours as remove_rules};
+use crate::modes::{Leftovers, RemovalError};
 
 /// Removes everything of one family that this mode may have created, and nothing else.
-pub fn remove_ours(rules: &mut impl iptables::Door, doors: &mut Doors, family: Family) -> Result<(), Error> {
+pub fn remove_ours(
+    rules: &mut impl iptables::Door,
+    doors: &mut Doors,
+    family: Family,
+) -> Result<(), Error> {
+    remove_all_but_rules(doors, family, || Ok(remove_rules(rules)?))
+}
+
+/// Sets can go only when no rule asks them any more.
+fn remove_all_but_rules(
+    doors: &mut Doors,
+    family: Family,
+    rules: impl FnOnce() -> Result<(), Door>,
+) -> Result<(), Error> {
     let held = observe(doors, family, ServiceMarks::new(0))?;
-    remove_servers(doors, &held).map_err(Error::Cleanup)?;
-    let addresses: Vec<_> = held.addresses.keys().copied().map(AddressChange::Remove).collect();
-    doors.addresses.change(family, &addresses).map_err(Door::from).map_err(Error::Cleanup)?;
-    crate::modes::iptables::remove_ours(rules).map_err(Door::from).map_err(Error::Cleanup)?;
-    remove_sets(doors.sets.as_mut(), family).map_err(Error::Cleanup)
+    let removed = remove_servers(doors, &held)
+        .and_then(|()| remove_addresses(doors.addresses.as_mut(), family))
+        .and_then(|()| rules())
+        .and_then(|()| remove_sets(doors.sets.as_mut(), family));
+    removed.map_err(Error::Cleanup)
 }
 
 fn remove_servers(doors: &mut Doors, held: &Held) -> Result<(), Door> {
@@ -27,16 +44,52 @@ fn remove_servers(doors: &mut Doors, held: &Held) -> Result<(), Door> {
     Ok(doors.ipvs.execute(&commands)?)
 }
 
-/// Rules that ask them must have gone before.
+pub(super) fn remove_addresses(addresses: &mut dyn VirtualAddresses, family: Family) -> Result<(), Door> {
+    let all = addresses.list(family)?;
+    let changes: Vec<_> = all.into_keys().map(AddressChange::Remove).collect();
+    Ok(addresses.change(family, &changes)?)
+}
+
 fn remove_sets(sets: &mut dyn Sets, family: Family) -> Result<(), Door> {
-    let prefix = match family {
-        Family::V4 => "FERRO-4-",
-        Family::V6 => "FERRO-6-",
-    };
-    for header in sets.headers(names::OURS)? {
-        if header.name.starts_with(prefix) {
-            sets.destroy(&header.name)?;
-        }
+    for header in sets.headers(names::of_family(family))? {
+        sets.destroy(&header.name)?;
     }
     Ok(())
+}
+
+/// What this mode left in a kernel that another mode works in now.
+#[derive(Clone, Copy, Debug)]
+pub struct Remains {
+    pub family: Family,
+}
+
+impl Leftovers for Remains {
+    fn remove(&mut self) -> Result<(), RemovalError> {
+        let family = self.family;
+        if has_sets(names::of_family(family))? {
+            let addresses = Box::new(LocalRoutes::open(family)?);
+            let (ipvs, sets) = (Box::new(KernelIpvs::open()?), Box::new(KernelSets::open()?));
+            let mut doors = Doors { ipvs, sets, addresses };
+            // The other chains have the names that the mode in use has, and are its own by now.
+            remove_all_but_rules(&mut doors, family, || {
+                let mut flavours = Programs::installed(family).into_iter();
+                Ok(flavours.try_for_each(|mut rules| remove_chain(&mut rules, ADMISSION))?)
+            })?;
+        }
+        if links::exists(DEVICE) {
+            let mut device = DummyDevice::open(family)?;
+            remove_addresses(&mut device, family)?;
+            super::kube_proxy::remove_device_if_bare()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there are sets whose names begin so. A kernel that has no sets has none of ours.
+pub(super) fn has_sets(prefix: &str) -> Result<bool, SetError> {
+    let found = KernelSets::open().and_then(|mut sets| sets.headers(prefix));
+    match found {
+        Err(SetError::Headers(error)) if error.refusal().is_some() => Ok(false),
+        found => Ok(!found?.is_empty()),
+    }
 }

@@ -6,7 +6,7 @@ use crate::kernel::ipvs::IpvsError;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::virtual_addresses::{AddressRefusal, VirtualAddressError};
 use crate::model::ServicePortName;
-use crate::modes::ModeError;
+use crate::modes::{ModeError, RemovalError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +16,8 @@ pub enum Error {
     Apply { culprit: Option<Box<ServicePortName>>, source: Door },
     #[error("removing what is in the kernel: {0}")]
     Cleanup(#[source] Door),
+    #[error("removing what an earlier proxy left: {0}")]
+    Leftovers(#[source] RemovalError),
 }
 
 fn of(culprit: Option<&ServicePortName>) -> String {
@@ -107,6 +109,7 @@ impl ModeError for Error {
             // Nothing of a plan is in it.
             Error::Observe(_) => true,
             Error::Apply { source, .. } | Error::Cleanup(source) => source.is_transient(),
+            Error::Leftovers(_) => false,
         }
     }
 }

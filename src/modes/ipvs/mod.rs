@@ -7,6 +7,7 @@ mod doors;
 mod drain;
 mod error;
 mod held;
+mod kube_proxy;
 mod names;
 mod observe;
 mod plan;
@@ -28,9 +29,11 @@ use crate::kernel::iptables;
 use crate::kernel::ipvs::VirtualServer;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Settings as RuleSettings;
-use crate::modes::{Drift, Mode};
+use crate::modes::iptables::remove_kube_proxy;
+use crate::modes::{Drift, Leftovers, Mode, remove_all};
 
-pub use cleanup::remove_ours;
+pub use cleanup::Remains;
+pub use kube_proxy::{DeviceUse, KubeProxy};
 pub use doors::Doors;
 pub use error::Error;
 pub use plan::Plan;
@@ -96,7 +99,9 @@ pub struct Ipvs<D> {
     occupied: Occupied,
     /// The last virtual server that was compared with the kernel.
     compared: Option<VirtualServer>,
+    /// Whether kube-proxy's chains were there when rules were last read.
     kube_proxy: bool,
+    leftovers: Vec<Box<dyn Leftovers>>,
 }
 
 impl<D: iptables::Door> Ipvs<D> {
@@ -111,13 +116,14 @@ impl<D: iptables::Door> Ipvs<D> {
             occupied: Occupied::new(),
             compared: None,
             kube_proxy: false,
+            leftovers: Vec::new(),
             settings,
         }
     }
 
-    /// How many endpoints that left have connections still.
-    pub fn draining(&self) -> usize {
-        self.drains.len()
+    /// With what goes once its own virtual servers and rules are in place.
+    pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
+        Ipvs { leftovers, ..self }
     }
 
     /// Whether the virtual servers whose turn it is are as they were written.
@@ -248,7 +254,16 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
-        Ok(())
+        let here = match std::mem::take(&mut self.kube_proxy) {
+            true => remove_kube_proxy(self.skeleton.rules.door()),
+            false => Ok(()),
+        };
+        let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
+        here.map_err(|error| Error::Cleanup(error.into())).and(there)
+    }
+
+    fn draining(&self) -> usize {
+        self.drains.len()
     }
 
     fn wake(&self) -> Option<Instant> {

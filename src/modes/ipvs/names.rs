@@ -13,6 +13,14 @@ use crate::model::{Family, ServicePortName};
 /// What the names of all our sets begin with.
 pub const OURS: &str = "FERRO-";
 
+/// What the names of the sets of one address family begin with.
+pub fn of_family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "FERRO-4-",
+        Family::V6 => "FERRO-6-",
+    }
+}
+
 /// Elements that a set may hold. The kernel takes memory for those that there are, so the bound is only one on faults; its
 /// default of 65,536 has stopped clusters (k8s#129389).
 pub const MAX_ELEMENTS: u32 = 1 << 22;

@@ -62,6 +62,8 @@ pub struct Report {
     pub text: Option<String>,
     /// What the plan wrote, in the mode's own unit.
     pub operations: usize,
+    /// Endpoints that left and have connections still.
+    pub draining: usize,
     pub wrote: bool,
     /// The kernel was not as it was left.
     pub repaired: bool,
@@ -192,6 +194,7 @@ impl<M: Mode> Plane<M> {
         let applying = clock();
         self.mode.apply(plan)?;
         report.apply = clock() - applying;
+        report.draining = self.mode.draining();
         self.knowledge = Knowledge::Certain;
         table.settle();
         Ok(report)

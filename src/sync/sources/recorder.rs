@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
 use crate::model::ServiceName;
-use crate::sync::objects::{FieldProblem, Kind};
+use crate::sync::objects::{FieldProblem, Kind, Reason};
 
 use super::cluster::Connection;
 
@@ -79,17 +79,26 @@ impl EventRecorder {
         (recorder, Poster { connection, node, notes: receiver, posted: HashMap::new() })
     }
 
+    /// Something that is wrong on this node, and nobody's object.
+    pub fn node_problem(&self, reason: Reason, message: String) {
+        let problem = FieldProblem { field: String::new(), reason, message };
+        self.problem(self.this_node(), &problem);
+    }
+
     /// That the proxy starts on this node, as kube-proxy says it.
     pub fn starting(&self) {
-        let name = ServiceName { namespace: "".into(), name: Arc::clone(&self.node) };
-        // kube-proxy too gives the Node's name for its UID: it has no other when it starts.
-        let regarding = Regarding { kind: Kind::Node, name, uid: Arc::clone(&self.node) };
         self.record(Note {
-            regarding,
+            regarding: self.this_node(),
             severity: Severity::Normal,
             reason: "Starting",
             message: String::new(),
         });
+    }
+
+    /// kube-proxy too gives the Node's name for its UID: it has no other when it starts.
+    fn this_node(&self) -> Regarding {
+        let name = ServiceName { namespace: "".into(), name: Arc::clone(&self.node) };
+        Regarding { kind: Kind::Node, name, uid: Arc::clone(&self.node) }
     }
 
     /// What is wrong with an object.

@@ -1,0 +1,185 @@
+//! The data plane that was asked for, one for each address family that this machine has.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use crate::cli::assemble;
+use crate::config::Config;
+use crate::kernel::ipset::KernelSets;
+use crate::kernel::iptables::{self, Door, Flavour, Programs};
+use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
+use crate::kernel::sysctl;
+use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresses};
+use crate::model::{Family, Scheduler, ServiceTable};
+use crate::modes::{Leftovers, Mode, OtherFlavour};
+use crate::modes::iptables::Iptables;
+use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
+use crate::sync::plane::Plane;
+use crate::sync::schedule::Bounds;
+
+/// A mode, ready to be driven.
+pub struct Planes<M: Mode> {
+    pub of_families: Vec<(ServiceTable, Plane<M>)>,
+    pub schedulers: Schedulers,
+}
+
+/// The schedulers of a mode on this kernel.
+#[derive(Debug, Default)]
+pub struct Schedulers {
+    /// Its default first.
+    pub there: Box<[Scheduler]>,
+    /// Those that the mode has and this kernel does not.
+    pub missing: Box<[Scheduler]>,
+    /// For Services that ask for none.
+    pub default: Option<Scheduler>,
+}
+
+impl Schedulers {
+    /// As if the kernel had all that the mode can use.
+    pub fn all(schedulers: &[Scheduler], default: Option<Scheduler>) -> Self {
+        Schedulers { there: schedulers.into(), missing: Box::default(), default }
+    }
+
+    /// Of a mode that brings its own. `--scheduler` must be among them; a Service that asks for another one gets the
+    /// default and an Event.
+    fn of_mode<M: Mode>(config: &Config) -> anyhow::Result<Self> {
+        match config.scheduler {
+            Some(wanted) if !M::SCHEDULERS.contains(&wanted) => bail!(
+                "--scheduler={wanted}: the {} mode does not have it; modes that do: {}",
+                config.mode.name(),
+                wanted.modes()
+            ),
+            default => Ok(Schedulers::all(M::SCHEDULERS, default)),
+        }
+    }
+
+    /// Those of IPVS are modules of the kernel.
+    fn of_kernel(ipvs: &mut KernelIpvs, config: &Config) -> anyhow::Result<Self> {
+        let (mut there, mut missing) = (Vec::new(), Vec::new());
+        for &scheduler in Ipvs::<Programs>::SCHEDULERS {
+            let found = ipvs.has_scheduler(scheduler.name())?;
+            if found { &mut there } else { &mut missing }.push(scheduler);
+        }
+        if there.is_empty() {
+            bail!("this kernel has IPVS and none of its schedulers: load a module such as ip_vs_rr");
+        }
+        let default = config.ipvs.scheduler.filter(|wanted| there.contains(wanted));
+        Ok(Schedulers { there: there.into(), missing: missing.into(), default })
+    }
+
+    /// That the operator's choice cannot be had, in words.
+    pub fn complaint(&self, config: &Config) -> Option<String> {
+        let wanted = config.ipvs.scheduler.filter(|wanted| self.missing.contains(wanted))?;
+        let used = self.there.first()?;
+        Some(format!(
+            "--ipvs-scheduler={wanted}: this kernel does not have it (module ip_vs_{wanted}); {used} is used"
+        ))
+    }
+}
+
+pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
+    let schedulers = Schedulers::of_mode::<Iptables<Programs>>(config)?;
+    let of_families = for_each_family(config, |programs| {
+        let settings = assemble::iptables_settings(config, Some(&programs));
+        let (family, flavour) = (programs.family(), programs.flavour());
+        let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
+        leftovers.push(Box::new(Remains { family }));
+        Ok(Iptables::new(programs, settings).in_place_of(leftovers))
+    })?;
+    Ok(Planes { of_families, schedulers })
+}
+
+pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
+    let mut kernel = KernelIpvs::open()?;
+    set_up(&mut kernel, config);
+    let schedulers = Schedulers::of_kernel(&mut kernel, config)?;
+    let of_families = for_each_family(config, |programs| {
+        let (family, flavour) = (programs.family(), programs.flavour());
+        let settings = assemble::ipvs_settings(config, Some(&programs));
+        let device = match settings.virtual_addresses {
+            VirtualAddressing::Device => DeviceUse::Ours,
+            VirtualAddressing::Routes => DeviceUse::Nobodys,
+        };
+        let doors = doors(family, settings.virtual_addresses)?;
+        Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers(family, flavour, device)))
+    })?;
+    Ok(Planes { of_families, schedulers })
+}
+
+/// What other proxies may have left, whatever the mode in use.
+fn leftovers(family: Family, flavour: Flavour, device: DeviceUse) -> Vec<Box<dyn Leftovers>> {
+    let other = Programs::find(family, Some(flavour.other())).ok().map(OtherFlavour);
+    let mut all: Vec<Box<dyn Leftovers>> = vec![Box::new(KubeProxy { family, device })];
+    all.extend(other.map(|other| Box::new(other) as Box<dyn Leftovers>));
+    all
+}
+
+/// Timeouts and sysctls. What cannot be set is told and does not keep Services from working.
+pub fn set_up(kernel: &mut KernelIpvs, config: &Config) {
+    let seconds = |timeout: Option<std::time::Duration>| {
+        timeout.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX))
+    };
+    let timeouts = &config.ipvs.timeouts;
+    let timeouts =
+        Timeouts { tcp: seconds(timeouts.tcp), tcp_fin: seconds(timeouts.tcp_fin), udp: seconds(timeouts.udp) };
+    if timeouts != Timeouts::default()
+        && let Err(error) = kernel.set_timeouts(timeouts)
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "Cannot set the timeouts of IPVS");
+    }
+    for error in sysctl::apply(&mut sysctl::Kernel, &assemble::ipvs_sysctls(config)) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "Cannot set up this node for IPVS");
+    }
+}
+
+fn doors(family: Family, addressing: VirtualAddressing) -> anyhow::Result<Doors> {
+    let addresses: Box<dyn VirtualAddresses> = match addressing {
+        VirtualAddressing::Routes => Box::new(LocalRoutes::open(family)?),
+        VirtualAddressing::Device => Box::new(DummyDevice::open(family)?),
+    };
+    let (ipvs, sets) = (Box::new(KernelIpvs::open()?), Box::new(KernelSets::open()?));
+    Ok(Doors { ipvs, sets, addresses })
+}
+
+/// Makes a mode for each family that works here. Without any there is nothing to do.
+fn for_each_family<M: Mode>(
+    config: &Config,
+    make: impl Fn(Programs) -> anyhow::Result<M>,
+) -> anyhow::Result<Vec<(ServiceTable, Plane<M>)>> {
+    let flavour = match assemble::flavour(config) {
+        Some(flavour) => flavour,
+        None => Flavour::detect()?,
+    };
+    tracing::info!(mode = config.mode.name(), %flavour, node = config.node_name, "Starting");
+    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+    let primary = config.node_ip.map_or(Family::V4, Family::of);
+    let mut planes = Vec::new();
+    for family in Family::ALL {
+        match usable(family, flavour, primary) {
+            Ok(programs) => {
+                let mode = make(programs).with_context(|| format!("{family}"))?;
+                let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
+                planes.push((ServiceTable::new(family), plane));
+            }
+            Err(error) => {
+                tracing::warn!(%family, %error, "No Services of this address family");
+            }
+        }
+    }
+    if planes.is_empty() {
+        bail!("iptables works for neither IPv4 nor IPv6 here");
+    }
+    Ok(planes)
+}
+
+/// The programs of a family, if they are there and the kernel has what they need. The node's own family is not given up
+/// as easily: as long as it fails, `/healthz` tells.
+fn usable(family: Family, flavour: Flavour, primary: Family) -> Result<Programs, iptables::Error> {
+    let mut programs = Programs::find(family, Some(flavour))?;
+    programs.stamp()?;
+    if family != primary {
+        programs.probe()?;
+    }
+    Ok(programs)
+}
