@@ -1,8 +1,14 @@
 //! The door to sysctls, and to the few other numbers under /proc and /sys that a proxy sets.
 
+mod arp;
+mod ipvs;
+
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, fs, io};
+
+pub use arp::{ArpIgnore, InterfaceName, plan_quiet_arp};
+pub use ipvs::{Arp, KernelVersion, plan_ipvs};
 
 /// Sysctls of connection tracking; `None` leaves one as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +27,10 @@ pub struct Conntrack {
 pub enum Knob {
     /// `/proc/sys/net/netfilter/` and this.
     Netfilter(&'static str),
+    /// `/proc/sys/net/ipv4/` and this.
+    Ipv4(&'static str),
+    /// Which ARP requests an interface leaves unanswered.
+    ArpIgnore(InterfaceName),
     /// The buckets of the connection tracking table, a module parameter.
     ConntrackHashSize,
     OomScoreAdj,
@@ -30,6 +40,10 @@ impl Knob {
     fn path(self) -> PathBuf {
         match self {
             Knob::Netfilter(name) => PathBuf::from("/proc/sys/net/netfilter").join(name),
+            Knob::Ipv4(name) => PathBuf::from("/proc/sys/net/ipv4").join(name),
+            Knob::ArpIgnore(interface) => {
+                PathBuf::from(arp::INTERFACES).join(interface.as_str()).join("arp_ignore")
+            }
             Knob::ConntrackHashSize => PathBuf::from("/sys/module/nf_conntrack/parameters/hashsize"),
             Knob::OomScoreAdj => PathBuf::from("/proc/self/oom_score_adj"),
         }
