@@ -73,8 +73,3 @@ pub fn ipvs_settings(config: &Config, programs: Option<&Programs>) -> IpvsSettin
         },
     }
 }
-
-/// Sysctls that the IPVS mode needs.
-pub fn ipvs_sysctls(_config: &Config) -> Vec<sysctl::Wanted> {
-    Vec::new()
-}

@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::kernel::iptables::Programs;
 use crate::model::Family;
-use crate::modes::{Leftovers, Mode};
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
 use crate::modes::ipvs::{DeviceUse, KubeProxy, Remains};
+use crate::modes::{Leftovers, Mode};
 
 #[derive(Args)]
 pub struct Arguments {}
@@ -45,5 +45,9 @@ fn clean_rules(mut door: Programs) -> Vec<String> {
 fn clean_ipvs(family: Family) -> Vec<String> {
     let mut leftovers: Vec<Box<dyn Leftovers>> =
         vec![Box::new(KubeProxy { family, device: DeviceUse::Nobodys }), Box::new(Remains { family })];
-    leftovers.iter_mut().filter_map(|left| left.remove().err()).map(|error| format!("{family}: {error:#}")).collect()
+    leftovers
+        .iter_mut()
+        .filter_map(|left| left.remove().err())
+        .map(|error| format!("{family}: {error:#}"))
+        .collect()
 }

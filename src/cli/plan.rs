@@ -8,9 +8,9 @@ use clap::Args;
 use crate::config::{self, Config, Flags, ModeName, Source};
 use crate::kernel::iptables::Programs;
 use crate::model::{Scheduler, ServiceTable};
+use crate::modes::Mode;
 use crate::modes::iptables::{self, Iptables};
 use crate::modes::ipvs::{self, Ipvs};
-use crate::modes::Mode;
 use crate::sync;
 
 use super::assemble;
@@ -39,7 +39,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match config.mode {
         ModeName::Iptables => {
             let settings = assemble::iptables_settings(&config, None);
-            print::<Iptables<Programs>>(&config, config.scheduler, |table| iptables::render(&settings, table))?;
+            print::<Iptables<Programs>>(&config, config.scheduler, |table| {
+                iptables::render(&settings, table)
+            })?;
         }
         ModeName::Ipvs => {
             let settings = assemble::ipvs_settings(&config, None);

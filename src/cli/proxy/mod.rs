@@ -29,8 +29,8 @@ use crate::sync::{Input, Sync};
 
 use super::{assemble, cleanup};
 
-pub use planes::Schedulers;
 use planes::Planes;
+pub use planes::Schedulers;
 
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     panics::end_the_process();

@@ -5,16 +5,16 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use crate::cli::assemble;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::kernel::ipset::KernelSets;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
-use crate::kernel::sysctl;
+use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
 use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::{Family, Scheduler, ServiceTable};
-use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
+use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::sync::plane::Plane;
 use crate::sync::schedule::Bounds;
 
@@ -121,14 +121,28 @@ pub fn set_up(kernel: &mut KernelIpvs, config: &Config) {
         timeout.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX))
     };
     let timeouts = &config.ipvs.timeouts;
-    let timeouts =
-        Timeouts { tcp: seconds(timeouts.tcp), tcp_fin: seconds(timeouts.tcp_fin), udp: seconds(timeouts.udp) };
+    let timeouts = Timeouts {
+        tcp: seconds(timeouts.tcp),
+        tcp_fin: seconds(timeouts.tcp_fin),
+        udp: seconds(timeouts.udp),
+    };
     if timeouts != Timeouts::default()
         && let Err(error) = kernel.set_timeouts(timeouts)
     {
         tracing::error!(error = &error as &dyn std::error::Error, "Cannot set the timeouts of IPVS");
     }
-    for error in sysctl::apply(&mut sysctl::Kernel, &assemble::ipvs_sysctls(config)) {
+    let arp = if config.ipvs.strict_arp { Arp::Strict } else { Arp::Untouched };
+    set_sysctls(&sysctl::plan_ipvs(KernelVersion::running(), arp));
+    if config.ipvs.virtual_addresses == config::VirtualAddressing::Routes {
+        match ArpIgnore::read() {
+            Ok(found) => set_sysctls(&sysctl::plan_quiet_arp(&found)),
+            Err(error) => tracing::warn!(%error, "Cannot tell who answers ARP for virtual addresses"),
+        }
+    }
+}
+
+fn set_sysctls(wanted: &[sysctl::Wanted]) {
+    for error in sysctl::apply(&mut sysctl::Kernel, wanted) {
         tracing::warn!(error = &error as &dyn std::error::Error, "Cannot set up this node for IPVS");
     }
 }

@@ -16,11 +16,7 @@ use crate::modes::iptables::{remove_chain, remove_ours as remove_rules};
 use crate::modes::{Leftovers, RemovalError};
 
 /// Removes everything of one family that this mode may have created, and nothing else.
-pub fn remove_ours(
-    rules: &mut impl iptables::Door,
-    doors: &mut Doors,
-    family: Family,
-) -> Result<(), Error> {
+pub fn remove_ours(rules: &mut impl iptables::Door, doors: &mut Doors, family: Family) -> Result<(), Error> {
     remove_all_but_rules(doors, family, || Ok(remove_rules(rules)?))
 }
 

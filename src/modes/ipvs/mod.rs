@@ -33,9 +33,9 @@ use crate::modes::iptables::remove_kube_proxy;
 use crate::modes::{Drift, Leftovers, Mode, remove_all};
 
 pub use cleanup::Remains;
-pub use kube_proxy::{DeviceUse, KubeProxy};
 pub use doors::Doors;
 pub use error::Error;
+pub use kube_proxy::{DeviceUse, KubeProxy};
 pub use plan::Plan;
 
 use drain::Drains;
