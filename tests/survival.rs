@@ -1,8 +1,10 @@
 //! What goes on though the proxy is killed, its rules are taken away or endpoints leave.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
@@ -62,6 +64,8 @@ in_every_mode! {
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let observed = lab.probe(ip(from), Protocol::Tcp, address(to), PATIENCE).unwrap();
+                        // One processor has to be enough for the program too.
+                        thread::sleep(Duration::from_millis(5));
                         connections.fetch_add(1, Ordering::Relaxed);
                         if !matches!(observed, Observed::Answered { .. }) {
                             failures.lock().unwrap().push(format!("{from}: {observed}"));
@@ -69,11 +73,14 @@ in_every_mode! {
                     }
                 });
             }
-            for _ in 0..8 {
+            let mut restart = || {
                 rig.kill_proxy();
                 rig.start_proxy();
-            }
+            };
+            // The clients have to hear of the end, also where a restart fails.
+            let restarted = catch_unwind(AssertUnwindSafe(|| (0..8).for_each(|_| restart())));
             stop.store(true, Ordering::Relaxed);
+            restarted.unwrap_or_else(|panic| resume_unwind(panic));
         });
         assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
         let connections = connections.into_inner();

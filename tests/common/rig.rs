@@ -16,9 +16,10 @@ use super::data_plane::DataPlane;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
 /// Only a failing test waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Within this time a change has to be in force. A machine that runs many tests at once is slow.
-pub const SOON: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Within this time a change has to be in force. A machine that runs many tests at once is slow, a guest kernel on it is
+/// slower.
+pub const SOON: Duration = Duration::from_secs(10);
 
 pub struct Rig {
     pub lab: Arc<Lab>,
