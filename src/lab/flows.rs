@@ -9,7 +9,7 @@
 //! 10.244.1.9    tcp       10.96.0.11:80      ->  reject
 //! ```
 //!
-//! The other outcomes are `drop` and `untouched`. Settings have the names of the proxy's flags and come first.
+//! The other outcomes are `drop`, `unused` and `untouched`. Settings have the names of the proxy's flags and come first.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,6 +34,16 @@ pub struct Flow {
     pub port: u16,
     /// Targets are sorted, as [`route`](crate::model::route::route) gives them.
     pub outcome: Outcome,
+}
+
+impl FlowTable {
+    /// With what a data plane makes of addresses whose ports are not used: each does one of two things.
+    pub fn with_unused(mut self, outcome: &Outcome) -> Self {
+        for flow in self.flows.iter_mut().filter(|flow| flow.outcome == Outcome::Unused) {
+            flow.outcome = outcome.clone();
+        }
+        self
+    }
 }
 
 /// What a line should have been.
@@ -104,6 +114,7 @@ fn parse_outcome(text: &str) -> Result<Outcome, &'static str> {
     match text {
         "reject" => Ok(Outcome::Reject),
         "drop" => Ok(Outcome::Drop),
+        "unused" => Ok(Outcome::Unused),
         "untouched" => Ok(Outcome::Untouched),
         _ => {
             let mut targets = Vec::new();
@@ -160,6 +171,7 @@ mod tests {
             "to 10.244.2.5:8080 or to 10.244.1.5:8080 masqueraded",
             "reject",
             "drop",
+            "unused",
             "untouched",
         ] {
             assert_eq!(parse_outcome(text).unwrap().to_string(), text);

@@ -26,6 +26,9 @@ pub enum Outcome {
     Forward(Vec<Target>),
     Reject,
     Drop,
+    /// It is for an address that is there for Services only, and for none of their ports. Modes that have such addresses
+    /// to themselves refuse it; the iptables mode leaves it alone, as kube-proxy's does.
+    Unused,
     /// It is no Service's traffic.
     Untouched,
 }
@@ -44,12 +47,13 @@ pub enum Source {
     Masqueraded,
 }
 
-/// `to A B or to C masqueraded`, `reject`, `drop`, `untouched`.
+/// `to A B or to C masqueraded`, `reject`, `drop`, `unused`, `untouched`.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Reject => f.write_str("reject"),
             Outcome::Drop => f.write_str("drop"),
+            Outcome::Unused => f.write_str("unused"),
             Outcome::Untouched => f.write_str("untouched"),
             Outcome::Forward(targets) => {
                 for (index, group) in targets.chunk_by(|a, b| a.source == b.source).enumerate() {
@@ -70,7 +74,10 @@ impl fmt::Display for Outcome {
 /// What a node with this table does with this packet.
 pub fn route(table: &ServiceTable, packet: &Packet<'_>) -> Outcome {
     let Some((port, frontend)) = table.reached(packet.destination, packet.protocol, packet.port) else {
-        return Outcome::Untouched;
+        return match table.is_virtual(packet.destination) {
+            true => Outcome::Unused,
+            false => Outcome::Untouched,
+        };
     };
     match frontend {
         Frontend::ClusterIp(_) => internal(table, port, packet),

@@ -138,6 +138,19 @@ impl ServiceTable {
         })
     }
 
+    /// The frontends at one address, by protocol and port.
+    pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = (&FrontendKey, &Arc<ServicePort>)> {
+        let destination = Destination::Address(address);
+        let first = FrontendKey { destination, protocol: Protocol::Tcp, port: 0 };
+        self.frontends.range(first..).take_while(move |(key, _)| key.destination == destination)
+    }
+
+    /// Whether an address is there for Services only. What keepalived or kube-vip put on an interface is the node's too: it
+    /// takes packets to it already, and they may be for somebody else.
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        self.at_address(address).next().is_some() && self.node.addresses.binary_search(&address).is_err()
+    }
+
     /// The frontends by what they are looked up for, then by address, protocol and port.
     pub fn roles(&self) -> &BTreeMap<(Role, FrontendKey), Arc<ServicePort>> {
         self.index.roles()

@@ -1,5 +1,7 @@
 //! The ways to forward that the cases are run with.
 
+use ferrovia::model::route::Outcome;
+
 /// What a command line makes the program forward with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataPlane {
@@ -35,6 +37,14 @@ impl DataPlane {
             DataPlane::IptablesLegacy => "iptables-legacy-save -t nat",
             DataPlane::IptablesNft => "iptables-nft-save -t nat",
             DataPlane::Ipvs => "ipvsadm -Ln",
+        }
+    }
+
+    /// What becomes of packets to a Service's address on a port that no Service has there.
+    pub fn unused(self) -> Outcome {
+        match self {
+            DataPlane::IptablesLegacy | DataPlane::IptablesNft => Outcome::Untouched,
+            DataPlane::Ipvs => Outcome::Reject,
         }
     }
 

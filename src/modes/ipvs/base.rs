@@ -6,12 +6,18 @@ use crate::kernel::iptables::Table;
 use crate::model::Family;
 use crate::modes::iptables::{CANARY, InvalidPackets, Jump, Layout, MARK_MASQUERADE, Style};
 
-/// The only chain that no other mode has.
+/// The chains of the table that no other mode writes to.
 pub const ADMISSION: &str = "FERRO-ADMISSION";
+pub const REPLIES: &str = "FERRO-REPLIES";
 
 /// In the order in which they stand in each chain. Those of nat and filter are the iptables mode's, to the letter.
-const JUMPS: [Jump; 9] = [
+const JUMPS: [Jump; 10] = [
     Jump { table: Table::Mangle, chain: "PREROUTING", rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION" },
+    Jump {
+        table: Table::Mangle,
+        chain: "PREROUTING",
+        rule: "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j FERRO-REPLIES",
+    },
     Jump { table: Table::Mangle, chain: "OUTPUT", rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION" },
     Jump { table: Table::Nat, chain: "PREROUTING", rule: "-j FERRO-SERVICES" },
     Jump { table: Table::Nat, chain: "OUTPUT", rule: "-j FERRO-SERVICES" },
@@ -49,6 +55,7 @@ pub fn chains(style: &Style, everybody: MasqueradeAll) -> Vec<Chain> {
     let chain = |table, name, rules| Chain { table, name, rules };
     vec![
         chain(Table::Mangle, ADMISSION, admission(style)),
+        chain(Table::Mangle, REPLIES, replies(style)),
         chain(Table::Nat, CANARY, vec![]),
         chain(Table::Nat, MARK_MASQUERADE, vec![style.set_mark()]),
         chain(Table::Nat, "FERRO-SERVICES", services(style)),
@@ -87,6 +94,15 @@ fn admission(style: &Style) -> Vec<String> {
         short_circuit(style)
     ));
     rules
+}
+
+/// IPVS knows no connections but its own, and would take the reply to a flow of the node itself for a new connection where
+/// that flow's own port is a NodePort (k8s#111682). A mark leads such replies past it. Of TCP it schedules whatever has the
+/// SYN flag, so that other replies need none.
+fn replies(style: &Style) -> Vec<String> {
+    let served = format!("-m set --match-set {} dst,dst", Set::Served.name(style.family));
+    let past = format!("-j MARK --set-xmark {:#x}/0xffffffff", ServiceMarks::new(style.mark).bypass());
+    vec![format!("-p tcp -m tcp --tcp-flags SYN SYN {served} {past}"), format!("! -p tcp {served} {past}")]
 }
 
 fn services(style: &Style) -> Vec<String> {

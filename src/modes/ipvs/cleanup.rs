@@ -1,6 +1,6 @@
 //! Taking everything of ours out again.
 
-use super::base::ADMISSION;
+use super::base::{ADMISSION, REPLIES};
 use super::doors::Doors;
 use super::error::{Door, Error};
 use super::held::{Held, Owner};
@@ -69,7 +69,9 @@ impl Leftovers for Remains {
             // The other chains have the names that the mode in use has, and are its own by now.
             remove_all_but_rules(&mut doors, family, || {
                 let mut flavours = Programs::installed(family).into_iter();
-                Ok(flavours.try_for_each(|mut rules| remove_chain(&mut rules, ADMISSION))?)
+                Ok(flavours.try_for_each(|mut rules| {
+                    remove_chain(&mut rules, ADMISSION).and_then(|()| remove_chain(&mut rules, REPLIES))
+                })?)
             })?;
         }
         if links::exists(DEVICE) {

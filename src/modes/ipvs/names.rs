@@ -131,6 +131,11 @@ impl ServiceMarks {
         ServiceMarks { bit: if masquerade == BIT { BIT << 1 } else { BIT }, masquerade }
     }
 
+    /// The mark that leads packets past IPVS.
+    pub fn bypass(self) -> u32 {
+        self.bit
+    }
+
     pub fn is_ours(self, mark: u32) -> bool {
         mark & !(0xff_ffff) == self.bit && mark & self.masquerade == 0
     }
@@ -141,7 +146,10 @@ impl ServiceMarks {
         let start = FixedState::default().hash_one(name) as u32;
         let candidates = (0..=0xff_ffff_u32).map(|step| self.bit | start.wrapping_add(step) & 0xff_ffff);
         // With all 2^23 of them taken a node has other problems; sharing one is the least of them.
-        candidates.clone().find(|mark| self.is_ours(*mark) && !is_taken(*mark)).unwrap_or(self.bit)
+        candidates
+            .clone()
+            .find(|mark| self.is_ours(*mark) && *mark != self.bypass() && !is_taken(*mark))
+            .unwrap_or(self.bit | 1)
     }
 }
 

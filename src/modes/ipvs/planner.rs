@@ -145,7 +145,7 @@ impl<'a> Planner<'a> {
     /// Each ServicePort that short-circuits keeps its mark; one that begins to gets one, if possible the one that its
     /// frontends have already.
     fn marks(&mut self) {
-        let marks = ServiceMarks::new(1 << self.settings.iptables.masquerade_bit);
+        let marks = self.settings.marks();
         for name in std::mem::take(&mut self.touched.names) {
             let wanted = render::of_short_circuit(self.want, &name);
             let before = self.held.marks.of(&name);
@@ -219,7 +219,16 @@ impl<'a> Planner<'a> {
     }
 
     fn servers(&mut self) {
+        let bypass = VirtualServer::Mark { family: self.family(), mark: self.settings.marks().bypass() };
+        if !self.held.servers.contains_key(&bypass) {
+            self.touched.servers.insert(bypass);
+        }
         for at in std::mem::take(&mut self.touched.servers) {
+            if at == bypass {
+                let difference = servers::bypass(at, self.held.servers.get(&at));
+                self.take(at, difference);
+                continue;
+            }
             let wanted = match at {
                 VirtualServer::Address { address, protocol, port } => {
                     let key = Key { address, protocol, port };

@@ -13,8 +13,8 @@ use super::names::Set;
 use crate::kernel::ipset::{Element, Member};
 use crate::kernel::ipvs::{Flags, VirtualServer};
 use crate::model::{
-    Affinity, Destination, Endpoint, Family, Frontend, FrontendKey, Protocol, Scheduler, ServicePort,
-    ServicePortName, ServiceTable, TrafficPolicy, Verdict, network_of_host,
+    Affinity, Destination, Endpoint, Family, Frontend, Protocol, Scheduler, ServicePort, ServicePortName,
+    ServiceTable, TrafficPolicy, Verdict, network_of_host,
 };
 
 /// Where packets are sent to.
@@ -123,7 +123,7 @@ pub fn of_key<'a>(table: &'a ServiceTable, key: Key, mark: &dyn Fn(&ServicePortN
         }
         Verdict::Reject => {
             // At a virtual address, what is not served is refused anyway.
-            if !is_virtual(table, key.address) {
+            if !table.is_virtual(key.address) {
                 add(Set::Reject);
             }
             &[]
@@ -168,19 +168,12 @@ pub fn of_short_circuit<'a>(table: &'a ServiceTable, name: &ServicePortName) -> 
 
 /// The sets that an address is in. If it is among the virtual ones, the node has to be made to take packets to it.
 pub fn of_address(table: &ServiceTable, address: IpAddr) -> Vec<(Set, Member)> {
-    let first = FrontendKey { destination: Destination::Address(address), protocol: Protocol::Tcp, port: 0 };
-    let here = |key: &&FrontendKey| key.destination == Destination::Address(address);
-    let mut keys = table.frontends().range(first..).take_while(|(key, _)| here(key)).peekable();
-    let is_virtual = keys.peek().is_some() && is_virtual(table, address);
-    let is_cluster_ip = keys.any(|(_, port)| port.frontends.contains(&Frontend::ClusterIp(address)));
-    let sets = [is_virtual.then_some(Set::VirtualIps), is_cluster_ip.then_some(Set::ClusterIps)];
+    let is_cluster_ip = |port: &ServicePort| port.frontends.contains(&Frontend::ClusterIp(address));
+    let sets = [
+        table.is_virtual(address).then_some(Set::VirtualIps),
+        table.at_address(address).any(|(_, port)| is_cluster_ip(port)).then_some(Set::ClusterIps),
+    ];
     sets.into_iter().flatten().map(|set| (set, Member::from(Element::Ip(address)))).collect()
-}
-
-/// Whether an address is there for Services only. What keepalived or kube-vip put on an interface is the node's too: it
-/// takes packets to it already, and they may be for somebody else.
-fn is_virtual(table: &ServiceTable, address: IpAddr) -> bool {
-    table.node().addresses.binary_search(&address).is_err()
 }
 
 pub fn of_hairpin(address: IpAddr) -> Element {

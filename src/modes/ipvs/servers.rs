@@ -1,12 +1,12 @@
 //! One virtual server: from what it is in the kernel to what it should be.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::drain::Drains;
 use super::held::{HeldDestination, HeldServer, Owner};
 use super::render::{Server, Shape};
-use crate::kernel::ipvs::{Command, Destination, Service, VirtualServer};
-use crate::model::{Endpoint, Protocol, Scheduler, ServicePort};
+use crate::kernel::ipvs::{Command, Destination, Flags, ForwardingMethod, Service, VirtualServer};
+use crate::model::{Endpoint, Family, Protocol, Scheduler, ServicePort};
 
 /// What makes the one into the other.
 #[derive(Debug, Default)]
@@ -59,6 +59,29 @@ pub fn difference(
     let destinations = after.into_boxed_slice();
     difference.after = Some(HeldServer { shape: wanted.shape, destinations, owner: Owner::Us });
     difference
+}
+
+/// The virtual server that leaves packets alone: its only destination is the node itself, as which it is not translated
+/// to.
+pub fn bypass(at: VirtualServer, held: Option<&HeldServer>) -> Difference {
+    let shape = Shape {
+        scheduler: Some(Scheduler::RoundRobin),
+        flags: Flags::default(),
+        timeout: 0,
+        prefix: at.family().bits(),
+    };
+    let here = match at.family() {
+        Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    let destination = HeldDestination { address: here, port: 0, weight: None };
+    let wanted = HeldServer { shape, destinations: [destination].into(), owner: Owner::Us };
+    let mut up = Vec::new();
+    if held != Some(&wanted) {
+        let local = Destination { method: ForwardingMethod::Local, ..Destination::new(destination.at(), 1) };
+        up = vec![Command::AddService(service(at, shape)), Command::AddDestination(at, local)];
+    }
+    Difference { up, after: Some(wanted), ..Difference::default() }
 }
 
 fn removal(at: VirtualServer, held: Option<&HeldServer>) -> Difference {
