@@ -12,7 +12,7 @@ use ferrovia::lab::flows::{self, Flow, FlowTable};
 use ferrovia::lab::proxy::CLUSTER_CIDR;
 use ferrovia::model::route::{Packet, route};
 use ferrovia::model::{Family, Scheduler, ServiceTable};
-use ferrovia::modes::iptables::{self, Settings};
+use ferrovia::modes::{iptables, ipvs};
 use ferrovia::sync::sources::manifests::read_once;
 use ferrovia::sync::{Compiled, compile_once};
 
@@ -42,15 +42,19 @@ fn flow_table(case: &Path) -> FlowTable {
     flows::parse(&text).unwrap_or_else(|error| panic!("{}/flows.txt: {error}", case.display()))
 }
 
-/// What the proxy of the lab makes of a case with its settings.
-fn compile(case: &Path, table: &FlowTable) -> Compiled {
+/// What the proxy of the lab makes of a case with its settings, for a mode with these schedulers.
+fn compile_for(schedulers: &[Scheduler], case: &Path, table: &FlowTable) -> Compiled {
     let mut arguments = ["proxy", "--manifests=.", "--hostname-override", NODE].map(str::to_owned).to_vec();
     arguments.push(format!("--cluster-cidr={CLUSTER_CIDR}"));
     arguments.extend(table.settings.iter().map(|(flag, value)| format!("--{flag}={value}")));
     let config = config::resolve(&CommandLine::parse_from(arguments).flags, None, NODE).unwrap();
     let listing = read_once(case, NODE).unwrap();
     assert!(listing.malformed.is_empty(), "{}: {:?}", case.display(), listing.malformed);
-    compile_once(listing.events, compile_settings(&config, Schedulers::all(&[Scheduler::Random], None)))
+    compile_once(listing.events, compile_settings(&config, Schedulers::all(schedulers, None)))
+}
+
+fn compile(case: &Path, table: &FlowTable) -> Compiled {
+    compile_for(&[Scheduler::Random], case, table)
 }
 
 /// The line as it would have to be written.
@@ -110,18 +114,16 @@ fn problems_are_those_that_cases_are_about() {
     assert_eq!(with_problems, ["contested-address", "external-ip", "external-ip-refused", "slices"]);
 }
 
-/// What the iptables mode writes for each case. `UPDATE_GOLDEN=1 cargo test golden` writes the files anew, for review.
-#[test]
-fn the_iptables_mode_writes_what_the_golden_files_say() {
+/// Holds what a mode makes of each case against the case's file of that name. `UPDATE_GOLDEN=1 cargo test golden` writes
+/// the files anew, for review.
+fn assert_golden(file: &str, schedulers: &[Scheduler], render: impl Fn(&ServiceTable) -> String) {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut wrong = Vec::new();
     for case in cases() {
-        let text: String = compile(&case, &flow_table(&case))
-            .tables
-            .iter()
-            .map(|table| format!("# {}\n{}", table.family(), iptables::render(&Settings::default(), table)))
-            .collect();
-        let golden = case.join("iptables.txt");
+        let tables = compile_for(schedulers, &case, &flow_table(&case)).tables;
+        let text: String =
+            tables.iter().map(|table| format!("# {}\n{}", table.family(), render(table))).collect();
+        let golden = case.join(file);
         if update {
             fs::write(&golden, &text).unwrap();
         }
@@ -130,4 +132,22 @@ fn the_iptables_mode_writes_what_the_golden_files_say() {
         }
     }
     assert!(wrong.is_empty(), "differ; UPDATE_GOLDEN=1 shows how: {wrong:#?}");
+}
+
+#[test]
+fn the_iptables_mode_writes_what_the_golden_files_say() {
+    assert_golden("iptables.txt", &[Scheduler::Random], |table| {
+        iptables::render(&iptables::Settings::default(), table)
+    });
+}
+
+/// Without the sets' definitions and the rules that ask them: nearly all of that is the same for every case.
+#[test]
+fn the_ipvs_mode_writes_what_the_golden_files_say() {
+    const SHOWN: [&str; 4] = ["ipset add ", "ipvsadm ", "ip ", "-A FERRO-CLUSTER-IPS "];
+    assert_golden("ipvs.txt", &[Scheduler::RoundRobin], |table| {
+        let text = ipvs::render(&ipvs::Settings::default(), table);
+        let is_shown = |line: &&str| SHOWN.iter().any(|start| line.starts_with(start));
+        text.lines().filter(is_shown).map(|line| format!("{line}\n")).collect()
+    });
 }
