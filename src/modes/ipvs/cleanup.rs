@@ -13,6 +13,7 @@ use crate::model::Family;
 
 /// Removes everything of one family that this mode may have created, and nothing else.
 pub fn remove_ours(rules: &mut impl iptables::Door, doors: &mut Doors, family: Family) -> Result<(), Error> {
+    // Marks with another bit are known by the set that gives them.
     let held = observe(doors, family, ServiceMarks::new(0))?;
     remove_servers(doors, &held).map_err(Error::Cleanup)?;
     let addresses: Vec<_> = held.addresses.keys().copied().map(AddressChange::Remove).collect();

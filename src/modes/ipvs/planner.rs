@@ -1,8 +1,9 @@
 //! Making a plan. One piece of code, whatever is known: with nothing known it looks at everything, for one change at the
 //! places that the change can concern.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,19 +12,15 @@ use ipnet::{IpNet, Ipv4Net};
 use super::Settings;
 use super::drain::Drains;
 use super::held::{Held, Owner};
-use super::names::{ServiceMarks, Set};
-use super::plan::{Outcome, Plan, Step};
-use super::render::{self, Key};
+use super::names::Set;
+use super::plan::{Outcome, Owners, Plan, Step};
+use super::render::{self, Key, Server};
 use super::servers::{self, Difference};
 use super::skeleton::Rules;
 use crate::kernel::ipset::{Change, Element, Member};
 use crate::kernel::ipvs::{Command, VirtualServer};
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Changes, Family, Frontend, ServicePort, ServicePortName, ServiceTable};
-
-/// Sets whose elements are frontends.
-const OF_KEYS: [Set; 6] =
-    [Set::Guarded, Set::Drop, Set::Masquerade, Set::ShortCircuit, Set::Served, Set::Reject];
 
 /// What a planner looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +49,9 @@ pub fn plan(settings: &Settings, known: Known<'_>, want: &ServiceTable, rules: O
         want,
         touched: Touched::default(),
         outcome: Outcome::default(),
-        owners: BTreeMap::new(),
+        owners: Owners::new(),
+        scope,
+        names: Set::ALL.map(|set| set.name(want.family()).into()),
         new_marks: BTreeMap::new(),
         up: Vec::new(),
         down: Vec::new(),
@@ -89,9 +88,12 @@ struct Planner<'a> {
     drains: &'a Drains,
     want: &'a ServiceTable,
     now: Instant,
+    scope: Scope,
+    /// The names of all sets, by their place in `Set::ALL`.
+    names: [Arc<str>; Set::ALL.len()],
     touched: Touched,
     outcome: Outcome,
-    owners: BTreeMap<VirtualServer, ServicePortName>,
+    owners: Owners,
     new_marks: BTreeMap<u32, ServicePortName>,
     /// What gives connections a way, and what takes one.
     up: Vec<Command>,
@@ -113,7 +115,12 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        self.touched.servers = self.drains.over().map(|(server, _)| *server).collect();
+        for (server, _) in self.drains.over() {
+            self.touched.servers.insert(*server);
+            if let VirtualServer::Mark { mark, .. } = server {
+                self.touched.names.extend(self.held.marks.owner(*mark).cloned());
+            }
+        }
     }
 
     fn touch(&mut self, port: &Arc<ServicePort>) {
@@ -130,51 +137,80 @@ impl<'a> Planner<'a> {
         }
         self.touched.names.extend(held.marks.names().cloned());
         self.touched.addresses.extend(held.addresses.keys());
-        for set in [Set::VirtualIps, Set::ClusterIps] {
-            self.touched.addresses.extend(held.members(set).filter_map(|member| address_of(&member.element)));
-        }
-        self.touched
-            .hairpin
-            .extend(held.members(Set::Hairpin).filter_map(|member| address_of(&member.element)));
-        for set in OF_KEYS.into_iter().chain([Set::SourceRanges]) {
+        let addresses = |set| held.members(set).filter_map(|member| address_of(&member.element));
+        self.touched.addresses.extend(addresses(Set::VirtualIps));
+        self.touched.hairpin.extend(addresses(Set::Hairpin));
+        for set in Set::OF_FRONTENDS.into_iter().chain([Set::SourceRanges]) {
             self.touched.keys.extend(held.members(set).filter_map(|member| key_of(&member.element)));
         }
         self.touched.servers.extend(held.servers.keys());
     }
 
-    /// Each ServicePort that short-circuits keeps its mark; one that begins to gets one, if possible the one that its
-    /// frontends have already.
+    /// First those that have a mark, so that no other gets it.
     fn marks(&mut self) {
-        let marks = ServiceMarks::new(1 << self.settings.iptables.masquerade_bit);
-        for name in std::mem::take(&mut self.touched.names) {
-            let wanted = render::of_short_circuit(self.want, &name);
-            let before = self.held.marks.of(&name);
-            let mark = wanted.as_ref().map(|server| {
-                let found = before.or_else(|| self.mark_in_use(marks, server.port));
-                found.unwrap_or_else(|| marks.choose(&name, |mark| self.is_taken(mark)))
-            });
-            let family = self.family();
-            let servers =
-                [before, mark].into_iter().flatten().map(|mark| VirtualServer::Mark { family, mark });
-            self.touched.servers.extend(servers);
-            if mark != before {
-                mark.and_then(|mark| self.new_marks.insert(mark, name.clone()));
-                self.outcome.marks.insert(name, mark);
-            }
+        let names = std::mem::take(&mut self.touched.names);
+        let new: Vec<_> = names.into_iter().filter(|name| !self.keeps_mark(name)).collect();
+        let marks = self.settings.marks();
+        for name in new {
+            let mark = marks.choose(&name, |mark| self.is_taken(mark));
+            self.set_mark(name, Some(mark));
         }
     }
 
+    /// A ServicePort that short-circuits keeps its mark, and one that ceases to until its connections have ended. One that
+    /// begins to gets the one that its frontends have already; `false` if they have none.
+    fn keeps_mark(&mut self, name: &ServicePortName) -> bool {
+        let before = self.held.marks.of(name);
+        let mark = match render::of_short_circuit(self.want, name) {
+            None => None,
+            Some(server) if !server.port.short_circuit() => {
+                before.filter(|mark| self.drains_behind(*mark, &server))
+            }
+            Some(server) => match before.or_else(|| self.mark_in_use(server.port)) {
+                None => return false,
+                found => found,
+            },
+        };
+        self.set_mark(name.clone(), mark);
+        true
+    }
+
+    fn set_mark(&mut self, name: ServicePortName, mark: Option<u32>) {
+        let before = self.held.marks.of(&name);
+        let family = self.family();
+        let servers = [before, mark].into_iter().flatten().map(|mark| VirtualServer::Mark { family, mark });
+        self.touched.servers.extend(servers);
+        if mark != before {
+            mark.and_then(|mark| self.new_marks.insert(mark, name.clone()));
+            self.outcome.marks.insert(name, mark);
+        }
+    }
+
+    fn behind(&self, mark: u32) -> VirtualServer {
+        VirtualServer::Mark { family: self.family(), mark }
+    }
+
+    fn drains_behind(&self, mark: u32, wanted: &Server<'_>) -> bool {
+        let at = self.behind(mark);
+        let held = self.held.servers.get(&at);
+        servers::difference(at, held, Some(wanted), self.drains).after.is_some()
+    }
+
     fn is_taken(&self, mark: u32) -> bool {
-        let server = VirtualServer::Mark { family: self.family(), mark };
-        self.held.servers.contains_key(&server) || self.new_marks.contains_key(&mark)
+        // One of ours without a ServicePort is what an earlier process meant for the one that is about to get it.
+        let server = self.held.servers.get(&self.behind(mark));
+        server.is_some_and(|server| server.owner == Owner::Others)
+            || self.held.marks.owner(mark).is_some()
+            || self.new_marks.contains_key(&mark)
     }
 
     /// The mark that an earlier process gave.
-    fn mark_in_use(&self, marks: ServiceMarks, port: &ServicePort) -> Option<u32> {
+    fn mark_in_use(&self, port: &ServicePort) -> Option<u32> {
         let given = Key::all_of(port, self.want)
+            .filter(|key| key.owner(self.want).is_some_and(|owner| owner.name == port.name))
             .find_map(|key| self.held.member(Set::ShortCircuit, &key.element())?.mark)?;
         let is_free = self.held.marks.owner(given).is_none() && !self.new_marks.contains_key(&given);
-        (marks.is_ours(given) && is_free).then_some(given)
+        (self.settings.marks().is_ours(given) && is_free).then_some(given)
     }
 
     fn mark_of(&self, name: &ServicePortName) -> u32 {
@@ -186,7 +222,7 @@ impl<'a> Planner<'a> {
     fn keys(&mut self) {
         for key in std::mem::take(&mut self.touched.keys) {
             let wanted = render::of_key(self.want, key, &|name| self.mark_of(name)).members;
-            for set in OF_KEYS {
+            for set in Set::OF_FRONTENDS {
                 let held = self.held.member(set, &key.element());
                 self.members(set, held, &wanted);
             }
@@ -197,9 +233,7 @@ impl<'a> Planner<'a> {
     }
 
     fn source_ranges(&self, key: Key) -> impl Iterator<Item = Member> + use<'a> {
-        // The least of all networks.
-        let least = IpNet::V4(Ipv4Net::from(Ipv4Addr::UNSPECIFIED));
-        let least = IpNet::new(least.addr(), 0).unwrap_or(least);
+        let least = IpNet::V4(Ipv4Net::default());
         let first = Element::IpPortNet(key.address, key.protocol, key.port, least);
         let held = self.held.sets.get(&Set::SourceRanges);
         let ranges = held.into_iter().flat_map(move |held| held.members.range(first..));
@@ -271,12 +305,8 @@ impl<'a> Planner<'a> {
     fn addresses(&mut self) {
         let source = self.settings.source_hint(self.want);
         for address in std::mem::take(&mut self.touched.addresses) {
-            let wanted = render::of_address(self.want, address);
-            for set in [Set::VirtualIps, Set::ClusterIps] {
-                let held = self.held.member(set, &Element::Ip(address));
-                self.members(set, held, &wanted);
-            }
-            let is_virtual = wanted.iter().any(|(set, _)| *set == Set::VirtualIps);
+            let is_virtual = render::is_virtual_ip(self.want, address);
+            self.element(Set::VirtualIps, Element::Ip(address), is_virtual);
             let wanted = is_virtual.then_some(source);
             if self.held.addresses.get(&address).copied() != wanted {
                 self.outcome.addresses.insert(address, wanted);
@@ -286,16 +316,23 @@ impl<'a> Planner<'a> {
 
     fn hairpin(&mut self) {
         for address in std::mem::take(&mut self.touched.hairpin) {
-            let element = render::of_hairpin(address);
-            match (self.held.has(Set::Hairpin, &element), self.want.hairpin().contains_key(&address)) {
-                (false, true) => self.outcome.added.push((Set::Hairpin, element.into())),
-                (true, false) => self.outcome.removed.push((Set::Hairpin, element)),
-                _ => {}
-            }
+            let wanted = self.want.hairpin().contains_key(&address);
+            self.element(Set::Hairpin, render::of_hairpin(address), wanted);
+        }
+    }
+
+    fn element(&mut self, set: Set, element: Element, wanted: bool) {
+        match (self.held.has(set, &element), wanted) {
+            (false, true) => self.outcome.added.push((set, element.into())),
+            (true, false) => self.outcome.removed.push((set, element)),
+            _ => {}
         }
     }
 
     fn health_checks(&mut self) {
+        if self.scope == Scope::Changes && !self.want.has_new_health_check_ports() {
+            return;
+        }
         let ports = self.want.health_checks().values().map(|check| Element::Port(check.node_port));
         let wanted: Vec<_> = ports.map(|port| (Set::HealthChecks, Member::from(port))).collect();
         self.members(Set::HealthChecks, self.held.members(Set::HealthChecks), &wanted);
@@ -331,13 +368,10 @@ impl<'a> Planner<'a> {
     /// What keeps traffic out or changes it comes before what lets it in, and the way to an address last. Rules come when
     /// virtual servers are there, since those of an earlier proxy go with them.
     fn opening(&mut self, rules: Option<Rules>) -> Vec<Step> {
-        use Set::*;
-        let admit = [ShortCircuit, Served, VirtualIps];
-        let before = Set::ALL.into_iter().filter(|set| !admit.contains(set));
         vec![
-            self.adding(before),
+            self.adding(|set, element| !self.admits(set, element)),
             Step::Servers(std::mem::take(&mut self.up)),
-            self.adding(admit),
+            self.adding(|set, element| self.admits(set, element)),
             rules.map_or(Step::Sets(vec![]), Step::Rules),
             self.address_changes(|(address, after)| {
                 after.map(|source| AddressChange::Add { address: *address, source })
@@ -347,48 +381,50 @@ impl<'a> Planner<'a> {
 
     /// The same backwards.
     fn closing(&mut self) -> Vec<Step> {
-        use Set::*;
         vec![
-            self.removing([Served, ShortCircuit]),
+            self.removing(|set, element| self.admits(set, element)),
             Step::Servers(std::mem::take(&mut self.down)),
-            self.removing([
-                Reject,
-                Masquerade,
-                ClusterIps,
-                Hairpin,
-                HealthChecks,
-                Drop,
-                Guarded,
-                SourceRanges,
-            ]),
+            self.removing(|set, element| set != Set::VirtualIps && !self.admits(set, element)),
             self.address_changes(|(address, after)| {
                 after.is_none().then_some(AddressChange::Remove(*address))
             }),
-            self.removing([VirtualIps]),
+            self.removing(|set, _| set == Set::VirtualIps),
         ]
     }
 
-    fn adding(&self, sets: impl IntoIterator<Item = Set>) -> Step {
-        let mut changes = Vec::new();
-        for set in sets {
-            let name: Arc<str> = set.name(self.family()).into();
-            let members = self.outcome.added.iter().filter(|(of, _)| *of == set);
-            changes
-                .extend(members.map(|(_, member)| Change::Add { set: Arc::clone(&name), member: *member }));
+    /// Whether a member lets traffic in that was kept out. At an address of the node's own a frontend that is served only
+    /// tells that its virtual server is ours, which has to be known as long as that is there.
+    fn admits(&self, set: Set, element: &Element) -> bool {
+        match set {
+            Set::ShortCircuit => true,
+            Set::Served => key_of(element).is_some_and(|key| {
+                self.held.has(Set::VirtualIps, &Element::Ip(key.address))
+                    || render::is_virtual_ip(self.want, key.address)
+            }),
+            _ => false,
         }
-        Step::Sets(changes)
     }
 
-    fn removing(&self, sets: impl IntoIterator<Item = Set>) -> Step {
-        let mut changes = Vec::new();
-        for set in sets {
-            let name: Arc<str> = set.name(self.family()).into();
-            let elements = self.outcome.removed.iter().filter(|(of, _)| *of == set);
-            changes.extend(
-                elements.map(|(_, element)| Change::Remove { set: Arc::clone(&name), element: *element }),
-            );
-        }
-        Step::Sets(changes)
+    fn adding(&self, which: impl Fn(Set, &Element) -> bool) -> Step {
+        let mut added: Vec<_> =
+            self.outcome.added.iter().filter(|(set, member)| which(*set, &member.element)).collect();
+        added.sort_by_key(|(set, _)| *set);
+        let add = |(set, member): &(Set, Member)| Change::Add { set: self.name(*set), member: *member };
+        Step::Sets(added.into_iter().map(add).collect())
+    }
+
+    /// In the opposite order.
+    fn removing(&self, which: impl Fn(Set, &Element) -> bool) -> Step {
+        let mut removed: Vec<_> =
+            self.outcome.removed.iter().filter(|(set, element)| which(*set, element)).collect();
+        removed.sort_by_key(|(set, _)| Reverse(*set));
+        let remove =
+            |(set, element): &(Set, Element)| Change::Remove { set: self.name(*set), element: *element };
+        Step::Sets(removed.into_iter().map(remove).collect())
+    }
+
+    fn name(&self, set: Set) -> Arc<str> {
+        Arc::clone(&self.names[set as usize])
     }
 
     fn address_changes(
