@@ -7,6 +7,7 @@ mod doors;
 mod drain;
 mod error;
 mod held;
+mod marks;
 mod names;
 mod observe;
 mod plan;
@@ -14,6 +15,7 @@ mod planner;
 mod render;
 mod servers;
 mod skeleton;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +30,7 @@ use crate::kernel::iptables;
 use crate::kernel::ipvs::VirtualServer;
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, Scheduler, ServiceTable};
-use crate::modes::iptables::Settings as RuleSettings;
+use crate::modes::iptables::{Settings as RuleSettings, remove_kube_proxy};
 use crate::modes::{Drift, Mode};
 
 pub use cleanup::remove_ours;
@@ -265,7 +267,12 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
-        Ok(())
+        if !std::mem::take(&mut self.kube_proxy) {
+            return Ok(());
+        }
+        self.skeleton.rules.forget();
+        let removed = remove_kube_proxy(self.skeleton.rules.door());
+        removed.map_err(|source| Error::Cleanup(source.into()))
     }
 
     fn wake(&self) -> Option<Instant> {

@@ -1,7 +1,6 @@
 //! Making a plan. One piece of code, whatever is known: with nothing known it looks at everything, for one change at the
 //! places that the change can concern.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,13 +12,12 @@ use super::Settings;
 use super::drain::Drains;
 use super::held::{Held, Owner};
 use super::names::Set;
-use super::plan::{Outcome, Owners, Plan, Step};
-use super::render::{self, Key, Server};
+use super::plan::{Outcome, Owners, Plan};
+use super::render::{self, Key};
 use super::servers::{self, Difference};
 use super::skeleton::Rules;
-use crate::kernel::ipset::{Change, Element, Member};
+use crate::kernel::ipset::{Element, Member};
 use crate::kernel::ipvs::{Command, VirtualServer};
-use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Changes, Family, Frontend, ServicePort, ServicePortName, ServiceTable};
 
 /// What a planner looks at.
@@ -71,37 +69,37 @@ pub fn plan(settings: &Settings, known: Known<'_>, want: &ServiceTable, rules: O
 
 /// The places that may differ.
 #[derive(Debug, Default)]
-struct Touched {
-    keys: BTreeSet<Key>,
-    addresses: BTreeSet<IpAddr>,
+pub struct Touched {
+    pub(super) keys: BTreeSet<Key>,
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// Of endpoints that may reach themselves.
-    hairpin: BTreeSet<IpAddr>,
+    pub(super) hairpin: BTreeSet<IpAddr>,
     /// ServicePorts that may short-circuit.
-    names: BTreeSet<ServicePortName>,
+    pub(super) names: BTreeSet<ServicePortName>,
     /// Virtual servers with endpoints whose connections have ended, and those that are nobody's.
-    servers: BTreeSet<VirtualServer>,
+    pub(super) servers: BTreeSet<VirtualServer>,
 }
 
-struct Planner<'a> {
-    settings: &'a Settings,
-    held: &'a Held,
-    drains: &'a Drains,
-    want: &'a ServiceTable,
-    now: Instant,
-    scope: Scope,
+pub struct Planner<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) held: &'a Held,
+    pub(super) drains: &'a Drains,
+    pub(super) want: &'a ServiceTable,
+    pub(super) now: Instant,
+    pub(super) scope: Scope,
     /// The names of all sets, by their place in `Set::ALL`.
-    names: [Arc<str>; Set::ALL.len()],
-    touched: Touched,
-    outcome: Outcome,
-    owners: Owners,
-    new_marks: BTreeMap<u32, ServicePortName>,
+    pub(super) names: [Arc<str>; Set::ALL.len()],
+    pub(super) touched: Touched,
+    pub(super) outcome: Outcome,
+    pub(super) owners: Owners,
+    pub(super) new_marks: BTreeMap<u32, ServicePortName>,
     /// What gives connections a way, and what takes one.
-    up: Vec<Command>,
-    down: Vec<Command>,
+    pub(super) up: Vec<Command>,
+    pub(super) down: Vec<Command>,
 }
 
 impl<'a> Planner<'a> {
-    fn family(&self) -> Family {
+    pub(super) fn family(&self) -> Family {
         self.want.family()
     }
 
@@ -144,79 +142,6 @@ impl<'a> Planner<'a> {
             self.touched.keys.extend(held.members(set).filter_map(|member| key_of(&member.element)));
         }
         self.touched.servers.extend(held.servers.keys());
-    }
-
-    /// First those that have a mark, so that no other gets it.
-    fn marks(&mut self) {
-        let names = std::mem::take(&mut self.touched.names);
-        let new: Vec<_> = names.into_iter().filter(|name| !self.keeps_mark(name)).collect();
-        let marks = self.settings.marks();
-        for name in new {
-            let mark = marks.choose(&name, |mark| self.is_taken(mark));
-            self.set_mark(name, Some(mark));
-        }
-    }
-
-    /// A ServicePort that short-circuits keeps its mark, and one that ceases to until its connections have ended. One that
-    /// begins to gets the one that its frontends have already; `false` if they have none.
-    fn keeps_mark(&mut self, name: &ServicePortName) -> bool {
-        let before = self.held.marks.of(name);
-        let mark = match render::of_short_circuit(self.want, name) {
-            None => None,
-            Some(server) if !server.port.short_circuit() => {
-                before.filter(|mark| self.drains_behind(*mark, &server))
-            }
-            Some(server) => match before.or_else(|| self.mark_in_use(server.port)) {
-                None => return false,
-                found => found,
-            },
-        };
-        self.set_mark(name.clone(), mark);
-        true
-    }
-
-    fn set_mark(&mut self, name: ServicePortName, mark: Option<u32>) {
-        let before = self.held.marks.of(&name);
-        let family = self.family();
-        let servers = [before, mark].into_iter().flatten().map(|mark| VirtualServer::Mark { family, mark });
-        self.touched.servers.extend(servers);
-        if mark != before {
-            mark.and_then(|mark| self.new_marks.insert(mark, name.clone()));
-            self.outcome.marks.insert(name, mark);
-        }
-    }
-
-    fn behind(&self, mark: u32) -> VirtualServer {
-        VirtualServer::Mark { family: self.family(), mark }
-    }
-
-    fn drains_behind(&self, mark: u32, wanted: &Server<'_>) -> bool {
-        let at = self.behind(mark);
-        let held = self.held.servers.get(&at);
-        servers::difference(at, held, Some(wanted), self.drains).after.is_some()
-    }
-
-    fn is_taken(&self, mark: u32) -> bool {
-        // One of ours without a ServicePort is what an earlier process meant for the one that is about to get it.
-        let server = self.held.servers.get(&self.behind(mark));
-        server.is_some_and(|server| server.owner == Owner::Others)
-            || self.held.marks.owner(mark).is_some()
-            || self.new_marks.contains_key(&mark)
-    }
-
-    /// The mark that an earlier process gave.
-    fn mark_in_use(&self, port: &ServicePort) -> Option<u32> {
-        let given = Key::all_of(port, self.want)
-            .filter(|key| key.owner(self.want).is_some_and(|owner| owner.name == port.name))
-            .find_map(|key| self.held.member(Set::ShortCircuit, &key.element())?.mark)?;
-        let is_free = self.held.marks.owner(given).is_none() && !self.new_marks.contains_key(&given);
-        (self.settings.marks().is_ours(given) && is_free).then_some(given)
-    }
-
-    fn mark_of(&self, name: &ServicePortName) -> u32 {
-        let new = self.outcome.marks.get(name).copied();
-        // Whoever short-circuits has one: it was touched when it began to.
-        new.unwrap_or_else(|| self.held.marks.of(name)).unwrap_or_default()
     }
 
     fn keys(&mut self) {
@@ -276,12 +201,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whose mark it is after this plan.
-    fn name_of(&self, mark: u32) -> Option<ServicePortName> {
-        let kept = || self.held.marks.owner(mark).filter(|name| !self.outcome.marks.contains_key(*name));
-        self.new_marks.get(&mark).or_else(kept).cloned()
-    }
-
     fn may_remove(&self, at: &VirtualServer, owner: Owner) -> bool {
         let is_excluded = match at {
             VirtualServer::Address { address, .. } => {
@@ -337,113 +256,6 @@ impl<'a> Planner<'a> {
         let wanted: Vec<_> = ports.map(|port| (Set::HealthChecks, Member::from(port))).collect();
         self.members(Set::HealthChecks, self.held.members(Set::HealthChecks), &wanted);
     }
-
-    fn finish(mut self, rules: Option<Rules>) -> Plan {
-        let mut steps = self.sets();
-        steps.extend(self.opening(rules));
-        steps.extend(self.closing());
-        let steps = steps.into_iter().filter(|step| !step.is_empty());
-        let steps = steps.fold(Vec::new(), merged);
-        Plan { family: self.family(), steps, outcome: self.outcome, made: self.now, owners: self.owners }
-    }
-
-    fn sets(&mut self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for set in Set::ALL {
-            let definition = set.definition(self.family());
-            match self.held.sets.get(&set) {
-                None => {
-                    self.outcome.created.push(set);
-                    steps.push(Step::Create(definition));
-                }
-                Some(held) if held.is_of_another_shape => {
-                    steps.push(Step::Replace(definition, self.held.members(set).collect()));
-                }
-                Some(_) => {}
-            }
-        }
-        steps
-    }
-
-    /// What keeps traffic out or changes it comes before what lets it in, and the way to an address last. Rules come when
-    /// virtual servers are there, since those of an earlier proxy go with them.
-    fn opening(&mut self, rules: Option<Rules>) -> Vec<Step> {
-        vec![
-            self.adding(|set, element| !self.admits(set, element)),
-            Step::Servers(std::mem::take(&mut self.up)),
-            self.adding(|set, element| self.admits(set, element)),
-            rules.map_or(Step::Sets(vec![]), Step::Rules),
-            self.address_changes(|(address, after)| {
-                after.map(|source| AddressChange::Add { address: *address, source })
-            }),
-        ]
-    }
-
-    /// The same backwards.
-    fn closing(&mut self) -> Vec<Step> {
-        vec![
-            self.removing(|set, element| self.admits(set, element)),
-            Step::Servers(std::mem::take(&mut self.down)),
-            self.removing(|set, element| set != Set::VirtualIps && !self.admits(set, element)),
-            self.address_changes(|(address, after)| {
-                after.is_none().then_some(AddressChange::Remove(*address))
-            }),
-            self.removing(|set, _| set == Set::VirtualIps),
-        ]
-    }
-
-    /// Whether a member lets traffic in that was kept out. At an address of the node's own a frontend that is served only
-    /// tells that its virtual server is ours, which has to be known as long as that is there.
-    fn admits(&self, set: Set, element: &Element) -> bool {
-        match set {
-            Set::ShortCircuit => true,
-            Set::Served => key_of(element).is_some_and(|key| {
-                self.held.has(Set::VirtualIps, &Element::Ip(key.address))
-                    || render::is_virtual_ip(self.want, key.address)
-            }),
-            _ => false,
-        }
-    }
-
-    fn adding(&self, which: impl Fn(Set, &Element) -> bool) -> Step {
-        let mut added: Vec<_> =
-            self.outcome.added.iter().filter(|(set, member)| which(*set, &member.element)).collect();
-        added.sort_by_key(|(set, _)| *set);
-        let add = |(set, member): &(Set, Member)| Change::Add { set: self.name(*set), member: *member };
-        Step::Sets(added.into_iter().map(add).collect())
-    }
-
-    /// In the opposite order.
-    fn removing(&self, which: impl Fn(Set, &Element) -> bool) -> Step {
-        let mut removed: Vec<_> =
-            self.outcome.removed.iter().filter(|(set, element)| which(*set, element)).collect();
-        removed.sort_by_key(|(set, _)| Reverse(*set));
-        let remove =
-            |(set, element): &(Set, Element)| Change::Remove { set: self.name(*set), element: *element };
-        Step::Sets(removed.into_iter().map(remove).collect())
-    }
-
-    fn name(&self, set: Set) -> Arc<str> {
-        Arc::clone(&self.names[set as usize])
-    }
-
-    fn address_changes(
-        &self,
-        change: impl Fn((&IpAddr, &Option<Option<IpAddr>>)) -> Option<AddressChange>,
-    ) -> Step {
-        Step::Addresses(self.outcome.addresses.iter().filter_map(change).collect())
-    }
-}
-
-/// Neighbours for the same door become one step.
-fn merged(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
-    match (steps.last_mut(), step) {
-        (Some(Step::Sets(last)), Step::Sets(more)) => last.extend(more),
-        (Some(Step::Servers(last)), Step::Servers(more)) => last.extend(more),
-        (Some(Step::Addresses(last)), Step::Addresses(more)) => last.extend(more),
-        (_, step) => steps.push(step),
-    }
-    steps
 }
 
 fn address_of(element: &Element) -> Option<IpAddr> {
@@ -454,7 +266,7 @@ fn address_of(element: &Element) -> Option<IpAddr> {
     }
 }
 
-fn key_of(element: &Element) -> Option<Key> {
+pub(super) fn key_of(element: &Element) -> Option<Key> {
     match *element {
         Element::IpPort(address, protocol, port) | Element::IpPortNet(address, protocol, port, _) => {
             Some(Key { address, protocol, port })

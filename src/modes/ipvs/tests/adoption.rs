@@ -165,3 +165,22 @@ fn cleanup_removes_all_of_one_family_and_may_be_repeated() {
         assert_eq!(kernel.rules.tables, Shared::new(Family::V4).get().rules.tables);
     }
 }
+
+/// They translate packets before IPVS sees them.
+#[test]
+fn chains_of_kube_proxys_iptables_mode_go_once_ours_are_there() {
+    use crate::kernel::iptables::Door as _;
+    let mut bench = Bench::new(Family::V4);
+    let left = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n\
+        -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n";
+    bench.kernel.get().rules.restore(&left).unwrap();
+    let mut table = table_of(Family::V4, [service("web", &[cluster_ip(1)])]);
+    bench.observe_and_sync(&mut table);
+    bench.mode.retire_predecessors().unwrap();
+    let chains: Vec<_> =
+        bench.kernel.get().rules.tables[&crate::kernel::iptables::Table::Nat].keys().cloned().collect();
+    assert!(!chains.iter().any(|chain| chain == "KUBE-SERVICES"), "{chains:?}");
+    assert!(chains.iter().any(|chain| chain == "KUBE-KUBELET-CANARY"), "{chains:?}");
+    bench.observe_and_sync(&mut table);
+    bench.assert_nothing_to_do(&mut table);
+}
