@@ -52,7 +52,7 @@ pub fn difference(
         }
     }
     if after.is_empty() {
-        return removal(at, held.filter(|held| held.owner == Owner::Us));
+        return removal(at, held);
     }
     after.sort_unstable_by_key(|destination| (destination.address, destination.port));
     difference.shape(at, held, wanted.shape);
