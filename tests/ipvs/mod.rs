@@ -2,3 +2,6 @@
 
 mod by_hand;
 mod codec;
+mod draining;
+mod lab;
+mod schedulers;

@@ -73,9 +73,12 @@ pub struct Shape {
 impl Shape {
     fn of(port: &ServicePort, family: Family) -> Self {
         let affinity = port.affinity.map(|Affinity { timeout_seconds }| timeout_seconds.get());
+        // Both keep an endpoint that drains in their tables and refuse its clients (Linux 6.1), unless told to go on to the
+        // next one.
+        let refuses = matches!(port.scheduler, Scheduler::SourceHash | Scheduler::Maglev);
         let options = [
             (affinity.is_some(), Flags::PERSISTENT),
-            (port.hashing.fallback, Flags::SCHED_1),
+            (port.hashing.fallback || refuses, Flags::SCHED_1),
             (port.hashing.port, Flags::SCHED_2),
         ];
         let flags = options.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag);
