@@ -4,4 +4,6 @@ mod by_hand;
 mod codec;
 mod draining;
 mod lab;
+mod life;
+mod node;
 mod schedulers;

@@ -280,6 +280,8 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
             false => Ok(()),
         };
         let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
+        // Those that kube-proxy's device had are free now.
+        self.try_occupied();
         here.map_err(|error| Error::Cleanup(error.into())).and(there)
     }
 

@@ -40,17 +40,20 @@ impl Planner<'_> {
         steps
     }
 
-    /// What keeps traffic out or changes it comes before what lets it in, and the way to an address last. Rules come when
-    /// virtual servers are there, since those of an earlier proxy go with them.
+    /// What keeps traffic out comes before what lets it in. Rules of the nat table come last: those of an earlier proxy go
+    /// with them, so that by then everything else has to be there.
     fn opening(&mut self, rules: Option<Rules>) -> Vec<Step> {
+        let (guards, nat) = rules.map(Rules::split).unzip();
+        let written = |rules: Option<Rules>| rules.map_or(Step::Sets(vec![]), Step::Rules);
         vec![
             self.adding(|set, element| !self.admits(set, element)),
             Step::Servers(std::mem::take(&mut self.up)),
             self.adding(|set, element| self.admits(set, element)),
-            rules.map_or(Step::Sets(vec![]), Step::Rules),
+            written(guards),
             self.address_changes(|(address, after)| {
                 after.map(|source| AddressChange::Add { address: *address, source })
             }),
+            written(nat),
         ]
     }
 
