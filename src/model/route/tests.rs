@@ -146,9 +146,9 @@ fn what_is_no_frontend_is_left_alone() {
         node(),
         web(),
         &[
-            (CLIENT, "10.96.0.10:81", "untouched"),
+            (CLIENT, "10.96.0.10:81", "unused"),
             (CLIENT, "10.96.0.11:80", "untouched"),
-            (CLIENT, "10.96.0.10:30080", "untouched"),
+            (CLIENT, "10.96.0.10:30080", "unused"),
             (CLIENT, "172.18.0.2:80", "untouched"),
             (CLIENT, "172.18.0.3:30080", "untouched"),
             (CLIENT, "10.244.1.5:8080", "untouched"),
@@ -162,7 +162,7 @@ fn what_is_no_frontend_is_left_alone() {
         destination: ip("10.96.0.10"),
         port: 80,
     };
-    assert_eq!(route(&table, &udp), Outcome::Untouched);
+    assert_eq!(route(&table, &udp), Outcome::Unused);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn s4_node_ports_are_on_the_addresses_that_are_meant() {
         web(),
         &[(CLIENT, NODE_PORT, BOTH_MASQUERADED), (CLIENT, other, "untouched")],
     );
-    check(only(&[]), web(), &[(CLIENT, NODE_PORT, "untouched"), (CLIENT, "203.0.113.10:30080", "untouched")]);
+    check(only(&[]), web(), &[(CLIENT, NODE_PORT, "untouched"), (CLIENT, "203.0.113.10:30080", "unused")]);
 }
 
 #[test]

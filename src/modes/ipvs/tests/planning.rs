@@ -199,7 +199,7 @@ fn a_change_of_scheduler_or_affinity_is_one_command_for_each_virtual_server() {
     assert_eq!(bench.sync(&mut table), "ipvsadm -E -t 10.96.0.1:80 -s mh -b mh-fallback,mh-port\n");
     changed.affinity = Some(crate::model::Affinity { timeout_seconds: 60.try_into().unwrap() });
     table.set(changed);
-    assert_eq!(bench.sync(&mut table), "ipvsadm -E -t 10.96.0.1:80 -s mh -b mh-port -p 60\n");
+    assert_eq!(bench.sync(&mut table), "ipvsadm -E -t 10.96.0.1:80 -s mh -b mh-fallback,mh-port -p 60\n");
     bench.assert_nothing_to_do(&mut table);
 }
 
