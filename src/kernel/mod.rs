@@ -5,5 +5,6 @@ pub mod iptables;
 pub mod links;
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod rtnetlink;
 pub mod sysctl;

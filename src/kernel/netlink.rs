@@ -66,6 +66,15 @@ impl Request {
         request
     }
 
+    /// Attributes without a message around them, for lists that become part of messages later.
+    pub fn bare() -> Self {
+        Request { bytes: Vec::new() }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         self.nested(kind, |request| request.bytes.extend_from_slice(value))
     }
@@ -116,6 +125,8 @@ pub struct Reply<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// The socket to which the message is an answer or, in notifications, whose request made the change.
+    pub port: u32,
     /// The fixed part and the attributes.
     pub payload: &'a [u8],
 }
@@ -133,6 +144,7 @@ impl<'a> Iterator for Replies<'a> {
             kind: u16_at(self.0, 4)?,
             flags: u16_at(self.0, 6)?,
             sequence: u32_at(self.0, 8)?,
+            port: u32_at(self.0, 12)?,
             payload: self.0.get(HEADER..length)?,
         };
         self.0 = self.0.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
@@ -197,14 +209,20 @@ impl Connection {
     }
 
     /// Sends a request and waits until the kernel says that it is done.
-    pub fn execute(&mut self, mut request: Request) -> Result<(), NetlinkError> {
+    pub fn execute(&mut self, request: Request) -> Result<(), NetlinkError> {
+        self.ask(request, &mut |_| {})
+    }
+
+    /// Sends a request that is no dump and hands the payload of each answer to `each`, until the kernel says that it is done.
+    pub fn ask(&mut self, mut request: Request, each: &mut dyn FnMut(&[u8])) -> Result<(), NetlinkError> {
         set_flags(&mut request, libc::NLM_F_ACK);
         let sequence = self.send(request)?;
         loop {
             let length = self.receive()?;
             for reply in Replies(&self.buffer[..length]).filter(|reply| reply.sequence == sequence) {
-                if let Some(result) = verdict(&reply) {
-                    return result;
+                match verdict(&reply) {
+                    Some(result) => return result,
+                    None => each(reply.payload),
                 }
             }
         }
