@@ -1,0 +1,1 @@
+//! What the running kernel's nf_tables can do.
