@@ -72,6 +72,11 @@ fn linearize_reference(to: &mut Vec<Expression>, statement: &Statement) {
             load(key);
             Expression::Map { map: map.clone(), from, into: None }
         }
+        Statement::MappedVerdict { key, through, map } => {
+            load(key);
+            to.push(Expression::Map { map: through.clone(), from, into: Some(from) });
+            Expression::Map { map: map.clone(), from, into: None }
+        }
         Statement::MappedCounter { key, map } => {
             load(key);
             Expression::MappedCounter { map: map.clone(), from }

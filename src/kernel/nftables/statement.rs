@@ -57,6 +57,14 @@ pub enum Statement {
         key: Vec<Selector>,
         map: Name,
     },
+    /// One map after the other: `ip daddr . meta l4proto . th dport map @classes vmap @chains`. The kernel can, nft's parser
+    /// cannot. Each change of a jump in a verdict map has the kernel walk all elements of all verdict maps that hooks
+    /// lead to (`nft_table_validate`); this keeps them few.
+    MappedVerdict {
+        key: Vec<Selector>,
+        through: Name,
+        map: Name,
+    },
     /// `meta mark set meta mark | 0x4000`
     SetBits {
         of: Mark,
@@ -184,6 +192,9 @@ impl fmt::Display for Statement {
                 write!(f, "{} != @{set}", Concatenation(key))
             }
             Statement::VerdictMap { key, map } => write!(f, "{} vmap @{map}", Concatenation(key)),
+            Statement::MappedVerdict { key, through, map } => {
+                write!(f, "{} map @{through} vmap @{map}", Concatenation(key))
+            }
             effect => write_effect(f, effect),
         }
     }

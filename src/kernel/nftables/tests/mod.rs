@@ -1,7 +1,10 @@
 mod captured;
 mod commands;
+mod committing;
+mod fake;
 mod installed;
 mod parsing;
+mod watching;
 
 use super::selector::{Generator, Selector};
 use super::*;
