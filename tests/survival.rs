@@ -95,8 +95,5 @@ in_every_mode! {
         rig.write("web.yaml", &web("", &["10.244.2.5"]));
         rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.2.5:8080");
         connection.assert_alive();
-        rig.remove("web.yaml");
-        rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> untouched");
-        connection.assert_alive();
     }
 }

@@ -237,6 +237,11 @@ impl ServiceTable {
         self.new_health_check_ports |= before.map(|check| check.node_port) != port;
     }
 
+    /// Whether health check node ports came or went since a mode last wrote the table.
+    pub fn has_new_health_check_ports(&self) -> bool {
+        self.new_health_check_ports
+    }
+
     /// The changes so far are in the kernel.
     pub fn settle(&mut self) {
         self.touched = Some(BTreeMap::new());

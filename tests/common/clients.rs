@@ -2,6 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use rustix::net::sockopt;
 
 use super::rig::{PATIENCE, Rig, address, ip};
 
@@ -14,7 +17,7 @@ impl UdpClient {
     pub fn new(rig: &Rig, from: &str, to: &str) -> Self {
         let socket = rig.lab.datagrams(ip(from)).unwrap();
         socket.connect(address(to)).unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         UdpClient { socket }
     }
 
@@ -67,6 +70,21 @@ impl Echo {
 
     pub fn address(&self) -> SocketAddr {
         self.lines.get_ref().local_addr().unwrap()
+    }
+
+    /// Ends it with a reset, so that nobody remembers it for long.
+    pub fn reset(self) {
+        let stream = self.lines.get_ref();
+        sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Whether the server still repeats what it hears.
+    pub fn is_alive(&mut self) -> bool {
+        let stream = self.lines.get_mut();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut line = String::new();
+        stream.write_all(b"still there?\n").is_ok()
+            && self.lines.read_line(&mut line).is_ok_and(|length| length > 0)
     }
 
     fn hear(&mut self) -> String {

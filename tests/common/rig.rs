@@ -32,9 +32,7 @@ impl Rig {
     /// A lab with these manifests, and no proxy yet.
     pub fn without_proxy(plane: DataPlane, manifests: &[(&str, &str)], flags: &[String]) -> Self {
         let lab = Lab::new().unwrap_or_else(|error| panic!("this test needs root: {}", chain(error)));
-        let own = plane.flags().into_iter().chain(["-v", "4"]).map(str::to_owned);
-        let flags = own.chain(flags.iter().cloned()).collect();
-        let rig = Rig { lab: Arc::new(lab), proxy: None, plane, flags };
+        let rig = Rig { lab: Arc::new(lab), proxy: None, plane, flags: flags.to_vec() };
         if !manifests.iter().any(|(_, text)| text.contains("kind: Node\n")) {
             rig.write("node.yaml", NODES);
         }
@@ -58,14 +56,26 @@ impl Rig {
     pub fn command(&self) -> Command {
         let mut command =
             Proxy::command(&self.lab, Path::new(PROGRAM)).unwrap_or_else(|error| panic!("{}", chain(error)));
-        command.args(&self.flags);
+        self.add_flags(&mut command);
         command
+    }
+
+    fn add_flags(&self, command: &mut Command) {
+        command.args(self.plane.flags()).args(["-v", "4"]).args(&self.flags);
+    }
+
+    /// Kills the proxy and starts one that forwards in another way.
+    pub fn switch_to(&mut self, plane: DataPlane) {
+        self.kill_proxy();
+        self.plane = plane;
+        self.start_proxy();
     }
 
     /// The command line that is started on an API server.
     pub fn command_for(&self, kubeconfig: &Path) -> Command {
         let mut command = self.lab.here().command(PROGRAM).unwrap();
-        command.arg("proxy").args(LAB_FLAGS).arg("--kubeconfig").arg(kubeconfig).args(&self.flags);
+        command.arg("proxy").args(LAB_FLAGS).arg("--kubeconfig").arg(kubeconfig);
+        self.add_flags(&mut command);
         command
     }
 

@@ -22,6 +22,15 @@ in_both_flavours! {
         connection.assert_alive();
     }
 
+    /// IPVS knows a connection by its virtual server, which goes with the Service, as with kube-proxy.
+    fn c11_connections_outlive_their_service(plane: DataPlane) {
+        let rig = Rig::start(plane, &[("web.yaml", &web("", &["10.244.1.5"]))]);
+        let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
+        rig.remove("web.yaml");
+        rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> untouched");
+        connection.assert_alive();
+    }
+
     /// L5: whatever somebody else takes away comes back.
     fn l5_rules_that_were_taken_away_come_back(plane: DataPlane) {
         let rig = Rig::start(plane, &[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);

@@ -2,3 +2,8 @@
 
 mod by_hand;
 mod codec;
+mod draining;
+mod lab;
+mod life;
+mod node;
+mod schedulers;

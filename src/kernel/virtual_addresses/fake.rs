@@ -12,6 +12,8 @@ pub struct FakeVirtualAddresses {
     pub addresses: BTreeMap<IpAddr, Option<IpAddr>>,
     /// Addresses that the node has for another reason.
     pub occupied: BTreeSet<IpAddr>,
+    /// Addresses that are refused, with an errno.
+    pub refuse: BTreeMap<IpAddr, i32>,
     pub disturbed: bool,
     /// Everything that was asked for, as text.
     pub commands: Vec<String>,
@@ -31,6 +33,10 @@ impl FakeVirtualAddresses {
     fn make(&mut self, family: Family, change: &AddressChange) -> Result<(), AddressRefusal> {
         if Family::of(change.address()) != family {
             return Err(AddressRefusal::OtherFamily(family));
+        }
+        if let Some(errno) = self.refuse.get(&change.address()) {
+            let errno = std::io::Error::from_raw_os_error(*errno);
+            return Err(AddressRefusal::Netlink(NetlinkError::Refused { errno, explanation: None }));
         }
         match change {
             AddressChange::Add { address, .. }

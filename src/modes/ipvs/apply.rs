@@ -1,13 +1,16 @@
 //! Carrying a plan out, step by step.
 
+use std::net::IpAddr;
+
 use super::error::{Door, Error};
-use super::plan::{Plan, Step};
+use super::plan::{Owners, Plan, Step};
 use super::skeleton::Skeleton;
 use super::{Doors, Occupied};
 use crate::kernel::ipset::{Change, Element, replace};
 use crate::kernel::iptables;
 use crate::kernel::ipvs::VirtualServer;
 use crate::kernel::virtual_addresses::{AddressChange, AddressRefusal, RefusedAddress, VirtualAddressError};
+use crate::model::{Protocol, ServicePortName};
 
 /// Carries out the steps of a plan up to the first that fails.
 pub fn carry_out<D: iptables::Door>(
@@ -17,10 +20,6 @@ pub fn carry_out<D: iptables::Door>(
     occupied: &mut Occupied,
 ) -> Result<(), Error> {
     for step in std::mem::take(&mut plan.steps) {
-        let refused_for = |error: Door, place: &dyn Fn(usize) -> Option<VirtualServer>| {
-            let owner = error.refused().and_then(place).and_then(|at| plan.owners.get(&at));
-            Error::Apply { culprit: owner.cloned().map(Box::new), source: error }
-        };
         match &step {
             Step::Create(definition) => doors.sets.create(definition).map_err(Door::from),
             Step::Replace(definition, members) => {
@@ -34,13 +33,16 @@ pub fn carry_out<D: iptables::Door>(
                 taken(changed, changes, occupied).map_err(Door::from)
             }
         }
-        .map_err(|error| refused_for(error, &|index| step.place(index)))?;
+        .map_err(|error| {
+            let owner = error.refused().and_then(|index| step.owner(index, &plan.owners));
+            Error::Apply { culprit: owner.cloned().map(Box::new), source: error }
+        })?;
     }
     Ok(())
 }
 
 /// That the node has an address for another reason is no failure: it takes packets to it, which is all that is wanted.
-fn taken(
+pub fn taken(
     changed: Result<(), VirtualAddressError>,
     changes: &[AddressChange],
     occupied: &mut Occupied,
@@ -60,14 +62,22 @@ fn taken(
 }
 
 impl Step {
-    /// The virtual server that one of its commands is about.
-    fn place(&self, index: usize) -> Option<VirtualServer> {
+    /// Whom one of its commands is for. Of several at a virtual address, any.
+    fn owner<'a>(&self, index: usize, owners: &'a Owners) -> Option<&'a ServicePortName> {
         match self {
-            Step::Servers(commands) => commands.get(index).map(|command| *command.server()),
-            Step::Sets(changes) => changes.get(index).and_then(place_of),
-            Step::Create(_) | Step::Replace(..) | Step::Rules(_) | Step::Addresses(_) => None,
+            Step::Servers(commands) => owners.get(commands.get(index)?.server()),
+            Step::Sets(changes) => owners.get(&place_of(changes.get(index)?)?),
+            Step::Addresses(changes) => owner_at(changes.get(index)?.address(), owners),
+            Step::Create(_) | Step::Replace(..) | Step::Rules(_) => None,
         }
     }
+}
+
+fn owner_at(address: IpAddr, owners: &Owners) -> Option<&ServicePortName> {
+    let first = VirtualServer::Address { address, protocol: Protocol::Tcp, port: 0 };
+    let is_there =
+        |at: &VirtualServer| matches!(at, VirtualServer::Address { address: found, .. } if *found == address);
+    owners.range(first..).next().filter(|(at, _)| is_there(at)).map(|(_, name)| name)
 }
 
 fn place_of(change: &Change) -> Option<VirtualServer> {

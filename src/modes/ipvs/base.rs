@@ -109,7 +109,7 @@ fn services(style: &Style) -> Vec<String> {
     let (masquerade, cluster_ips) = (Set::Masquerade.name(style.family), Set::ClusterIps.name(style.family));
     vec![
         format!("-m set --match-set {masquerade} dst,dst -g {MARK_MASQUERADE}"),
-        format!("-m set --match-set {cluster_ips} dst -g FERRO-CLUSTER-IPS"),
+        format!("-m set --match-set {cluster_ips} dst,dst -g FERRO-CLUSTER-IPS"),
     ]
 }
 

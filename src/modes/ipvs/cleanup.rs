@@ -4,11 +4,11 @@ use super::base::{ADMISSION, REPLIES};
 use super::doors::Doors;
 use super::error::{Door, Error};
 use super::held::{Held, Owner};
-use super::names::{self, ServiceMarks};
+use super::names::{self, BYPASSES, ServiceMarks};
 use super::observe::observe;
 use crate::kernel::ipset::{KernelSets, SetError, Sets};
 use crate::kernel::iptables::{self, Programs};
-use crate::kernel::ipvs::{Command, KernelIpvs};
+use crate::kernel::ipvs::{Command, KernelIpvs, VirtualServer};
 use crate::kernel::links;
 use crate::kernel::virtual_addresses::{AddressChange, DEVICE, DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::Family;
@@ -26,6 +26,7 @@ fn remove_all_but_rules(
     family: Family,
     rules: impl FnOnce() -> Result<(), Door>,
 ) -> Result<(), Error> {
+    // Marks with another bit are known by the set that gives them.
     let held = observe(doors, family, ServiceMarks::new(0))?;
     let removed = remove_servers(doors, &held)
         .and_then(|()| remove_addresses(doors.addresses.as_mut(), family))
@@ -35,7 +36,10 @@ fn remove_all_but_rules(
 }
 
 fn remove_servers(doors: &mut Doors, held: &Held) -> Result<(), Door> {
-    let ours = held.servers.iter().filter(|(_, server)| server.owner == Owner::Us);
+    // Whatever the masquerade bit was.
+    let is_bypass =
+        |at: &VirtualServer| matches!(at, VirtualServer::Mark { mark, .. } if BYPASSES.contains(mark));
+    let ours = held.servers.iter().filter(|(at, server)| server.owner == Owner::Us || is_bypass(at));
     let commands: Vec<_> = ours.map(|(at, _)| Command::DeleteService(*at)).collect();
     Ok(doors.ipvs.execute(&commands)?)
 }

@@ -63,24 +63,25 @@ impl Door {
         }
     }
 
-    /// Whether no other commands would have fared better: the kernel is busy, or this process may not.
+    /// Whether no other commands would have fared better: the kernel is busy, or this process may not. One such refusal is
+    /// enough, as others may follow from it.
     fn is_transient(&self) -> bool {
         match self {
             Door::Ipvs(error) => match &**error {
                 IpvsError::Refused { failures } => {
-                    failures.iter().all(|(_, _, error)| is_about_the_node(error))
+                    failures.iter().any(|(_, _, error)| is_about_the_node(error))
                 }
                 _ => true,
             },
             Door::Sets(SetError::Refused { failures }) => {
-                failures.iter().all(|failure| match &failure.reason {
+                failures.iter().any(|failure| match &failure.reason {
                     Refusal::Netlink(error) => is_about_the_node(error),
-                    Refusal::NoSuchSet => true,
+                    Refusal::NoSuchSet | Refusal::InUse => true,
                     _ => false,
                 })
             }
             Door::Addresses(VirtualAddressError::Refused { failures }) => {
-                failures.iter().all(|failure| match &failure.reason {
+                failures.iter().any(|failure| match &failure.reason {
                     AddressRefusal::Netlink(error) => is_about_the_node(error),
                     _ => false,
                 })

@@ -8,6 +8,7 @@ mod drain;
 mod error;
 mod held;
 mod kube_proxy;
+mod marks;
 mod names;
 mod observe;
 mod plan;
@@ -15,6 +16,7 @@ mod planner;
 mod render;
 mod servers;
 mod skeleton;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -27,9 +29,9 @@ use ipnet::IpNet;
 
 use crate::kernel::iptables;
 use crate::kernel::ipvs::VirtualServer;
+use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, Scheduler, ServiceTable};
-use crate::modes::iptables::Settings as RuleSettings;
-use crate::modes::iptables::remove_kube_proxy;
+use crate::modes::iptables::{Settings as RuleSettings, remove_kube_proxy};
 use crate::modes::{Drift, Leftovers, Mode, remove_all};
 
 pub use cleanup::Remains;
@@ -126,6 +128,18 @@ impl<D: iptables::Door> Ipvs<D> {
         Ipvs { leftovers, ..self }
     }
 
+    /// An address that the node had for another reason may be free now. Nobody tells of that, so it is tried.
+    fn try_occupied(&mut self) {
+        let before = std::mem::take(&mut self.occupied);
+        let changes: Vec<_> =
+            before.iter().map(|(&address, &source)| AddressChange::Add { address, source }).collect();
+        if !changes.is_empty() {
+            let changed = self.doors.addresses.change(self.family, &changes);
+            // If it failed in another way, the next plan meets that too and tells.
+            let _ = apply::taken(changed, &changes, &mut self.occupied);
+        }
+    }
+
     /// Whether the virtual servers whose turn it is are as they were written.
     fn compare_some(&mut self) -> Result<Drift, Error> {
         let from = self.compared.map_or(Bound::Unbounded, Bound::Excluded);
@@ -190,7 +204,11 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
         self.kube_proxy |= self.skeleton.has_kube_proxys();
         // What others do to addresses while we read counts as drift.
         self.doors.addresses.disturbed().map_err(error::observing)?;
-        self.held = observe::observe(&mut self.doors, self.family, self.settings.marks())?;
+        self.try_occupied();
+        let observed = observe::observe(&mut self.doors, self.family, self.settings.marks())?;
+        let marks = std::mem::take(&mut self.held.marks);
+        // What a ServicePort's mark is stands only in a set, which somebody may have flushed.
+        self.held = Held { marks, ..observed };
         for (address, source) in &self.occupied {
             self.held.addresses.entry(*address).or_insert(*source);
         }
@@ -255,10 +273,15 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
         let here = match std::mem::take(&mut self.kube_proxy) {
-            true => remove_kube_proxy(self.skeleton.rules.door()),
+            true => {
+                self.skeleton.rules.forget();
+                remove_kube_proxy(self.skeleton.rules.door())
+            }
             false => Ok(()),
         };
         let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
+        // Those that kube-proxy's device had are free now.
+        self.try_occupied();
         here.map_err(|error| Error::Cleanup(error.into())).and(there)
     }
 

@@ -34,7 +34,7 @@ pub enum Set {
     Guarded,
     /// Frontends whose policy is Local and whose endpoints are elsewhere.
     Drop,
-    /// Addresses whose clients from outside of the cluster are masqueraded.
+    /// Frontends whose clients from outside of the cluster are masqueraded.
     ClusterIps,
     /// Frontends whose clients are all masqueraded.
     Masquerade,
@@ -65,6 +65,17 @@ impl Set {
         Set::Reject,
         Set::VirtualIps,
         Set::HealthChecks,
+    ];
+
+    /// Those whose elements are frontends.
+    pub const OF_FRONTENDS: [Set; 7] = [
+        Set::Guarded,
+        Set::Drop,
+        Set::ClusterIps,
+        Set::Masquerade,
+        Set::ShortCircuit,
+        Set::Served,
+        Set::Reject,
     ];
 
     /// At most 31 bytes, as the kernel demands.
@@ -99,20 +110,22 @@ impl Set {
         Set::ALL.into_iter().find(|set| set.name(family) == name)
     }
 
+    /// A set must never get another type under the same name: the kernel does not swap such sets.
     pub fn definition(self, family: Family) -> Definition {
         let kind = match self {
             Set::SourceRanges => SetType::HashIpPortNet,
-            Set::Guarded | Set::Drop | Set::Masquerade | Set::ShortCircuit | Set::Served | Set::Reject => {
-                SetType::HashIpPort
-            }
-            Set::ClusterIps | Set::VirtualIps => SetType::HashIp,
+            Set::VirtualIps => SetType::HashIp,
             Set::Hairpin => SetType::HashNetNet,
             Set::HealthChecks => SetType::BitmapPort,
+            _ => SetType::HashIpPort,
         };
         let marks = if self == Set::ShortCircuit { Marks::With } else { Marks::Without };
         Definition { name: self.name(family).into(), kind, family, max_elements: MAX_ELEMENTS, marks }
     }
 }
+
+/// The marks that lead packets past IPVS, of which one is in use: the second where the first means masquerade.
+pub const BYPASSES: [u32; 2] = [1 << 28, 1 << 29];
 
 /// Packet marks that lead to a virtual server of their own: for clients that short-circuit externalTrafficPolicy Local.
 ///
@@ -127,8 +140,7 @@ pub struct ServiceMarks {
 impl ServiceMarks {
     /// Marks that never hold the bit that says masquerade: it means something else.
     pub fn new(masquerade: u32) -> Self {
-        const BIT: u32 = 1 << 28;
-        ServiceMarks { bit: if masquerade == BIT { BIT << 1 } else { BIT }, masquerade }
+        ServiceMarks { bit: if masquerade == BYPASSES[0] { BYPASSES[1] } else { BYPASSES[0] }, masquerade }
     }
 
     /// The mark that leads packets past IPVS.
@@ -144,12 +156,10 @@ impl ServiceMarks {
     /// get the same ones again after a restart, even where nothing is left to adopt.
     pub fn choose(self, name: &ServicePortName, is_taken: impl Fn(u32) -> bool) -> u32 {
         let start = FixedState::default().hash_one(name) as u32;
-        let candidates = (0..=0xff_ffff_u32).map(|step| self.bit | start.wrapping_add(step) & 0xff_ffff);
+        let places = 0xff_ffff & !self.masquerade;
+        let mut candidates = (0..=0xff_ffff_u32).map(|step| self.bit | start.wrapping_add(step) & places);
         // With all 2^23 of them taken a node has other problems; sharing one is the least of them.
-        candidates
-            .clone()
-            .find(|mark| self.is_ours(*mark) && *mark != self.bypass() && !is_taken(*mark))
-            .unwrap_or(self.bit | 1)
+        candidates.find(|mark| *mark != self.bypass() && !is_taken(*mark)).unwrap_or(self.bit | 1)
     }
 }
 
@@ -163,6 +173,23 @@ mod tests {
         for (set, family) in Set::ALL.into_iter().flat_map(|set| Family::ALL.map(|family| (set, family))) {
             assert!(set.name(family).len() <= 31, "{}", set.name(family));
             assert_eq!(Set::of_name(set.name(family), family), Some(set));
+        }
+    }
+
+    /// Those that meet have to be told apart one by one.
+    #[test]
+    fn marks_seldom_meet_whatever_the_masquerade_bit() {
+        let name = |index: u32| ServicePortName {
+            namespace: "ns".into(),
+            service: format!("s{index}").into(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        };
+        for bit in [0, 14, 23, 31] {
+            let marks = ServiceMarks::new(1 << bit);
+            let chosen: std::collections::HashSet<_> =
+                (0..1000).map(|index| marks.choose(&name(index), |_| false)).collect();
+            assert!(chosen.len() > 995, "bit {bit}: {} of 1000", chosen.len());
         }
     }
 

@@ -1,8 +1,10 @@
 //! What is in the kernel, and what of it is ours.
 //!
 //! Virtual servers carry no name. One is ours if its address is one of our virtual addresses, or if its frontend is in one
-//! of our sets, or by its mark; all others are left alone.
+//! of our sets, or by its mark; all others are left alone. So what tells is written before a virtual server, and removed
+//! after it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::doors::Doors;
@@ -25,9 +27,11 @@ pub fn observe(doors: &mut Doors, family: Family, marks: ServiceMarks) -> Result
         }
     };
     doors.ipvs.services(&mut note).map_err(error::observing)?;
+    let given: BTreeSet<u32> = held.members(Set::ShortCircuit).filter_map(|member| member.mark).collect();
+    let is_our_mark = |mark| marks.is_ours(mark) || given.contains(&mark);
     for (at, shape) in servers {
         let destinations = destinations(doors, &at)?;
-        let owner = if is_ours(&held, &at, marks) { Owner::Us } else { Owner::Others };
+        let owner = if is_ours(&held, &at, &is_our_mark) { Owner::Us } else { Owner::Others };
         held.servers.insert(at, HeldServer { shape, destinations, owner });
     }
     Ok(held)
@@ -82,15 +86,15 @@ fn shape(service: &Service) -> Shape {
     }
 }
 
-fn is_ours(held: &Held, at: &VirtualServer, marks: ServiceMarks) -> bool {
+fn is_ours(held: &Held, at: &VirtualServer, is_our_mark: &dyn Fn(u32) -> bool) -> bool {
     match *at {
         VirtualServer::Address { address, protocol, port } => {
             let frontend = Element::IpPort(address, protocol, port);
             held.addresses.contains_key(&address)
                 || held.has(Set::VirtualIps, &Element::Ip(address))
-                || [Set::Served, Set::Drop, Set::Reject].into_iter().any(|set| held.has(set, &frontend))
+                || Set::OF_FRONTENDS.into_iter().any(|set| held.has(set, &frontend))
         }
-        VirtualServer::Mark { mark, .. } => marks.is_ours(mark),
+        VirtualServer::Mark { mark, .. } => is_our_mark(mark),
     }
 }
 

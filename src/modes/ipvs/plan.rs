@@ -24,8 +24,10 @@ pub struct Plan {
     /// When it was made: endpoints drain from then on.
     pub(super) made: Instant,
     /// Whom the virtual servers belong to that it writes.
-    pub(super) owners: BTreeMap<VirtualServer, ServicePortName>,
+    pub(super) owners: Owners,
 }
+
+pub(super) type Owners = BTreeMap<VirtualServer, ServicePortName>;
 
 /// What goes to one door of the kernel at a time.
 #[derive(Debug)]

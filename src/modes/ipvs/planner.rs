@@ -2,7 +2,7 @@
 //! places that the change can concern.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,19 +11,14 @@ use ipnet::{IpNet, Ipv4Net};
 use super::Settings;
 use super::drain::Drains;
 use super::held::{Held, Owner};
-use super::names::{ServiceMarks, Set};
-use super::plan::{Outcome, Plan, Step};
+use super::names::Set;
+use super::plan::{Outcome, Owners, Plan};
 use super::render::{self, Key};
 use super::servers::{self, Difference};
 use super::skeleton::Rules;
-use crate::kernel::ipset::{Change, Element, Member};
+use crate::kernel::ipset::{Element, Member};
 use crate::kernel::ipvs::{Command, VirtualServer};
-use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Changes, Family, Frontend, ServicePort, ServicePortName, ServiceTable};
-
-/// Sets whose elements are frontends.
-const OF_KEYS: [Set; 6] =
-    [Set::Guarded, Set::Drop, Set::Masquerade, Set::ShortCircuit, Set::Served, Set::Reject];
 
 /// What a planner looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +47,9 @@ pub fn plan(settings: &Settings, known: Known<'_>, want: &ServiceTable, rules: O
         want,
         touched: Touched::default(),
         outcome: Outcome::default(),
-        owners: BTreeMap::new(),
+        owners: Owners::new(),
+        scope,
+        names: Set::ALL.map(|set| set.name(want.family()).into()),
         new_marks: BTreeMap::new(),
         up: Vec::new(),
         down: Vec::new(),
@@ -72,34 +69,37 @@ pub fn plan(settings: &Settings, known: Known<'_>, want: &ServiceTable, rules: O
 
 /// The places that may differ.
 #[derive(Debug, Default)]
-struct Touched {
-    keys: BTreeSet<Key>,
-    addresses: BTreeSet<IpAddr>,
+pub struct Touched {
+    pub(super) keys: BTreeSet<Key>,
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// Of endpoints that may reach themselves.
-    hairpin: BTreeSet<IpAddr>,
+    pub(super) hairpin: BTreeSet<IpAddr>,
     /// ServicePorts that may short-circuit.
-    names: BTreeSet<ServicePortName>,
+    pub(super) names: BTreeSet<ServicePortName>,
     /// Virtual servers with endpoints whose connections have ended, and those that are nobody's.
-    servers: BTreeSet<VirtualServer>,
+    pub(super) servers: BTreeSet<VirtualServer>,
 }
 
-struct Planner<'a> {
-    settings: &'a Settings,
-    held: &'a Held,
-    drains: &'a Drains,
-    want: &'a ServiceTable,
-    now: Instant,
-    touched: Touched,
-    outcome: Outcome,
-    owners: BTreeMap<VirtualServer, ServicePortName>,
-    new_marks: BTreeMap<u32, ServicePortName>,
+pub struct Planner<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) held: &'a Held,
+    pub(super) drains: &'a Drains,
+    pub(super) want: &'a ServiceTable,
+    pub(super) now: Instant,
+    pub(super) scope: Scope,
+    /// The names of all sets, by their place in `Set::ALL`.
+    pub(super) names: [Arc<str>; Set::ALL.len()],
+    pub(super) touched: Touched,
+    pub(super) outcome: Outcome,
+    pub(super) owners: Owners,
+    pub(super) new_marks: BTreeMap<u32, ServicePortName>,
     /// What gives connections a way, and what takes one.
-    up: Vec<Command>,
-    down: Vec<Command>,
+    pub(super) up: Vec<Command>,
+    pub(super) down: Vec<Command>,
 }
 
 impl<'a> Planner<'a> {
-    fn family(&self) -> Family {
+    pub(super) fn family(&self) -> Family {
         self.want.family()
     }
 
@@ -113,7 +113,12 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        self.touched.servers = self.drains.over().map(|(server, _)| *server).collect();
+        for (server, _) in self.drains.over() {
+            self.touched.servers.insert(*server);
+            if let VirtualServer::Mark { mark, .. } = server {
+                self.touched.names.extend(self.held.marks.owner(*mark).cloned());
+            }
+        }
     }
 
     fn touch(&mut self, port: &Arc<ServicePort>) {
@@ -130,63 +135,19 @@ impl<'a> Planner<'a> {
         }
         self.touched.names.extend(held.marks.names().cloned());
         self.touched.addresses.extend(held.addresses.keys());
-        for set in [Set::VirtualIps, Set::ClusterIps] {
-            self.touched.addresses.extend(held.members(set).filter_map(|member| address_of(&member.element)));
-        }
-        self.touched
-            .hairpin
-            .extend(held.members(Set::Hairpin).filter_map(|member| address_of(&member.element)));
-        for set in OF_KEYS.into_iter().chain([Set::SourceRanges]) {
+        let addresses = |set| held.members(set).filter_map(|member| address_of(&member.element));
+        self.touched.addresses.extend(addresses(Set::VirtualIps));
+        self.touched.hairpin.extend(addresses(Set::Hairpin));
+        for set in Set::OF_FRONTENDS.into_iter().chain([Set::SourceRanges]) {
             self.touched.keys.extend(held.members(set).filter_map(|member| key_of(&member.element)));
         }
         self.touched.servers.extend(held.servers.keys());
     }
 
-    /// Each ServicePort that short-circuits keeps its mark; one that begins to gets one, if possible the one that its
-    /// frontends have already.
-    fn marks(&mut self) {
-        let marks = self.settings.marks();
-        for name in std::mem::take(&mut self.touched.names) {
-            let wanted = render::of_short_circuit(self.want, &name);
-            let before = self.held.marks.of(&name);
-            let mark = wanted.as_ref().map(|server| {
-                let found = before.or_else(|| self.mark_in_use(marks, server.port));
-                found.unwrap_or_else(|| marks.choose(&name, |mark| self.is_taken(mark)))
-            });
-            let family = self.family();
-            let servers =
-                [before, mark].into_iter().flatten().map(|mark| VirtualServer::Mark { family, mark });
-            self.touched.servers.extend(servers);
-            if mark != before {
-                mark.and_then(|mark| self.new_marks.insert(mark, name.clone()));
-                self.outcome.marks.insert(name, mark);
-            }
-        }
-    }
-
-    fn is_taken(&self, mark: u32) -> bool {
-        let server = VirtualServer::Mark { family: self.family(), mark };
-        self.held.servers.contains_key(&server) || self.new_marks.contains_key(&mark)
-    }
-
-    /// The mark that an earlier process gave.
-    fn mark_in_use(&self, marks: ServiceMarks, port: &ServicePort) -> Option<u32> {
-        let given = Key::all_of(port, self.want)
-            .find_map(|key| self.held.member(Set::ShortCircuit, &key.element())?.mark)?;
-        let is_free = self.held.marks.owner(given).is_none() && !self.new_marks.contains_key(&given);
-        (marks.is_ours(given) && is_free).then_some(given)
-    }
-
-    fn mark_of(&self, name: &ServicePortName) -> u32 {
-        let new = self.outcome.marks.get(name).copied();
-        // Whoever short-circuits has one: it was touched when it began to.
-        new.unwrap_or_else(|| self.held.marks.of(name)).unwrap_or_default()
-    }
-
     fn keys(&mut self) {
         for key in std::mem::take(&mut self.touched.keys) {
             let wanted = render::of_key(self.want, key, &|name| self.mark_of(name)).members;
-            for set in OF_KEYS {
+            for set in Set::OF_FRONTENDS {
                 let held = self.held.member(set, &key.element());
                 self.members(set, held, &wanted);
             }
@@ -197,9 +158,7 @@ impl<'a> Planner<'a> {
     }
 
     fn source_ranges(&self, key: Key) -> impl Iterator<Item = Member> + use<'a> {
-        // The least of all networks.
-        let least = IpNet::V4(Ipv4Net::from(Ipv4Addr::UNSPECIFIED));
-        let least = IpNet::new(least.addr(), 0).unwrap_or(least);
+        let least = IpNet::V4(Ipv4Net::default());
         let first = Element::IpPortNet(key.address, key.protocol, key.port, least);
         let held = self.held.sets.get(&Set::SourceRanges);
         let ranges = held.into_iter().flat_map(move |held| held.members.range(first..));
@@ -251,12 +210,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whose mark it is after this plan.
-    fn name_of(&self, mark: u32) -> Option<ServicePortName> {
-        let kept = || self.held.marks.owner(mark).filter(|name| !self.outcome.marks.contains_key(*name));
-        self.new_marks.get(&mark).or_else(kept).cloned()
-    }
-
     fn may_remove(&self, at: &VirtualServer, owner: Owner) -> bool {
         let is_excluded = match at {
             VirtualServer::Address { address, .. } => {
@@ -280,12 +233,8 @@ impl<'a> Planner<'a> {
     fn addresses(&mut self) {
         let source = self.settings.source_hint(self.want);
         for address in std::mem::take(&mut self.touched.addresses) {
-            let wanted = render::of_address(self.want, address);
-            for set in [Set::VirtualIps, Set::ClusterIps] {
-                let held = self.held.member(set, &Element::Ip(address));
-                self.members(set, held, &wanted);
-            }
-            let is_virtual = wanted.iter().any(|(set, _)| *set == Set::VirtualIps);
+            let is_virtual = render::is_virtual_ip(self.want, address);
+            self.element(Set::VirtualIps, Element::Ip(address), is_virtual);
             let wanted = is_virtual.then_some(source);
             if self.held.addresses.get(&address).copied() != wanted {
                 self.outcome.addresses.insert(address, wanted);
@@ -295,128 +244,27 @@ impl<'a> Planner<'a> {
 
     fn hairpin(&mut self) {
         for address in std::mem::take(&mut self.touched.hairpin) {
-            let element = render::of_hairpin(address);
-            match (self.held.has(Set::Hairpin, &element), self.want.hairpin().contains_key(&address)) {
-                (false, true) => self.outcome.added.push((Set::Hairpin, element.into())),
-                (true, false) => self.outcome.removed.push((Set::Hairpin, element)),
-                _ => {}
-            }
+            let wanted = self.want.hairpin().contains_key(&address);
+            self.element(Set::Hairpin, render::of_hairpin(address), wanted);
+        }
+    }
+
+    fn element(&mut self, set: Set, element: Element, wanted: bool) {
+        match (self.held.has(set, &element), wanted) {
+            (false, true) => self.outcome.added.push((set, element.into())),
+            (true, false) => self.outcome.removed.push((set, element)),
+            _ => {}
         }
     }
 
     fn health_checks(&mut self) {
+        if self.scope == Scope::Changes && !self.want.has_new_health_check_ports() {
+            return;
+        }
         let ports = self.want.health_checks().values().map(|check| Element::Port(check.node_port));
         let wanted: Vec<_> = ports.map(|port| (Set::HealthChecks, Member::from(port))).collect();
         self.members(Set::HealthChecks, self.held.members(Set::HealthChecks), &wanted);
     }
-
-    fn finish(mut self, rules: Option<Rules>) -> Plan {
-        let mut steps = self.sets();
-        steps.extend(self.opening(rules));
-        steps.extend(self.closing());
-        let steps = steps.into_iter().filter(|step| !step.is_empty());
-        let steps = steps.fold(Vec::new(), merged);
-        Plan { family: self.family(), steps, outcome: self.outcome, made: self.now, owners: self.owners }
-    }
-
-    fn sets(&mut self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for set in Set::ALL {
-            let definition = set.definition(self.family());
-            match self.held.sets.get(&set) {
-                None => {
-                    self.outcome.created.push(set);
-                    steps.push(Step::Create(definition));
-                }
-                Some(held) if held.is_of_another_shape => {
-                    steps.push(Step::Replace(definition, self.held.members(set).collect()));
-                }
-                Some(_) => {}
-            }
-        }
-        steps
-    }
-
-    /// What keeps traffic out or changes it comes before what lets it in, and the way to an address last. Rules come when
-    /// virtual servers are there, since those of an earlier proxy go with them.
-    fn opening(&mut self, rules: Option<Rules>) -> Vec<Step> {
-        use Set::*;
-        let admit = [ShortCircuit, Served, VirtualIps];
-        let before = Set::ALL.into_iter().filter(|set| !admit.contains(set));
-        vec![
-            self.adding(before),
-            Step::Servers(std::mem::take(&mut self.up)),
-            self.adding(admit),
-            rules.map_or(Step::Sets(vec![]), Step::Rules),
-            self.address_changes(|(address, after)| {
-                after.map(|source| AddressChange::Add { address: *address, source })
-            }),
-        ]
-    }
-
-    /// The same backwards.
-    fn closing(&mut self) -> Vec<Step> {
-        use Set::*;
-        vec![
-            self.removing([Served, ShortCircuit]),
-            Step::Servers(std::mem::take(&mut self.down)),
-            self.removing([
-                Reject,
-                Masquerade,
-                ClusterIps,
-                Hairpin,
-                HealthChecks,
-                Drop,
-                Guarded,
-                SourceRanges,
-            ]),
-            self.address_changes(|(address, after)| {
-                after.is_none().then_some(AddressChange::Remove(*address))
-            }),
-            self.removing([VirtualIps]),
-        ]
-    }
-
-    fn adding(&self, sets: impl IntoIterator<Item = Set>) -> Step {
-        let mut changes = Vec::new();
-        for set in sets {
-            let name: Arc<str> = set.name(self.family()).into();
-            let members = self.outcome.added.iter().filter(|(of, _)| *of == set);
-            changes
-                .extend(members.map(|(_, member)| Change::Add { set: Arc::clone(&name), member: *member }));
-        }
-        Step::Sets(changes)
-    }
-
-    fn removing(&self, sets: impl IntoIterator<Item = Set>) -> Step {
-        let mut changes = Vec::new();
-        for set in sets {
-            let name: Arc<str> = set.name(self.family()).into();
-            let elements = self.outcome.removed.iter().filter(|(of, _)| *of == set);
-            changes.extend(
-                elements.map(|(_, element)| Change::Remove { set: Arc::clone(&name), element: *element }),
-            );
-        }
-        Step::Sets(changes)
-    }
-
-    fn address_changes(
-        &self,
-        change: impl Fn((&IpAddr, &Option<Option<IpAddr>>)) -> Option<AddressChange>,
-    ) -> Step {
-        Step::Addresses(self.outcome.addresses.iter().filter_map(change).collect())
-    }
-}
-
-/// Neighbours for the same door become one step.
-fn merged(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
-    match (steps.last_mut(), step) {
-        (Some(Step::Sets(last)), Step::Sets(more)) => last.extend(more),
-        (Some(Step::Servers(last)), Step::Servers(more)) => last.extend(more),
-        (Some(Step::Addresses(last)), Step::Addresses(more)) => last.extend(more),
-        (_, step) => steps.push(step),
-    }
-    steps
 }
 
 fn address_of(element: &Element) -> Option<IpAddr> {
@@ -427,7 +275,7 @@ fn address_of(element: &Element) -> Option<IpAddr> {
     }
 }
 
-fn key_of(element: &Element) -> Option<Key> {
+pub(super) fn key_of(element: &Element) -> Option<Key> {
     match *element {
         Element::IpPort(address, protocol, port) | Element::IpPortNet(address, protocol, port, _) => {
             Some(Key { address, protocol, port })

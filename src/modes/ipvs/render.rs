@@ -34,26 +34,29 @@ impl Key {
         Element::IpPort(self.address, self.protocol, self.port)
     }
 
+    /// Whose packets those to here are.
+    pub fn owner(self, table: &ServiceTable) -> Option<&Arc<ServicePort>> {
+        table.reached(self.address, self.protocol, self.port).map(|(port, _)| port)
+    }
+
     /// The keys of a ServicePort: a NodePort is on many addresses.
     pub fn all_of(port: &ServicePort, table: &ServiceTable) -> impl Iterator<Item = Key> {
-        let node_addresses = node_port_addresses(table);
         port.frontends.iter().flat_map(move |frontend| {
             let key = port.key(frontend);
-            let addresses = match key.destination {
-                Destination::Address(address) => vec![address],
-                Destination::Node => node_addresses.clone(),
+            let (own, node) = match key.destination {
+                Destination::Address(address) => (Some(address), None),
+                Destination::Node => (None, Some(node_port_addresses(table))),
             };
             let at = move |address| Key { address, protocol: key.protocol, port: key.port };
-            addresses.into_iter().map(at)
+            own.into_iter().chain(node.into_iter().flatten()).map(at)
         })
     }
 }
 
-fn node_port_addresses(table: &ServiceTable) -> Vec<IpAddr> {
-    let node = table.node();
-    let listens =
-        |address: &&IpAddr| Family::of(**address) == table.family() && node.has_node_ports(**address);
-    node.addresses.iter().filter(listens).copied().collect()
+fn node_port_addresses(table: &ServiceTable) -> impl Iterator<Item = IpAddr> {
+    let (node, family) = (table.node(), table.family());
+    let listens = move |address: &IpAddr| Family::of(*address) == family && node.has_node_ports(*address);
+    node.addresses.iter().copied().filter(listens)
 }
 
 /// Everything about a virtual server but its destinations.
@@ -70,9 +73,12 @@ pub struct Shape {
 impl Shape {
     fn of(port: &ServicePort, family: Family) -> Self {
         let affinity = port.affinity.map(|Affinity { timeout_seconds }| timeout_seconds.get());
+        // Both keep an endpoint that drains in their tables and refuse its clients (Linux 6.1), unless told to go on to the
+        // next one.
+        let refuses = matches!(port.scheduler, Scheduler::SourceHash | Scheduler::Maglev);
         let options = [
             (affinity.is_some(), Flags::PERSISTENT),
-            (port.hashing.fallback, Flags::SCHED_1),
+            (port.hashing.fallback || refuses, Flags::SCHED_1),
             (port.hashing.port, Flags::SCHED_2),
         ];
         let flags = options.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag);
@@ -112,7 +118,9 @@ pub fn of_key<'a>(table: &'a ServiceTable, key: Key, mark: &dyn Fn(&ServicePortN
     let endpoints = match port.verdict(frontend) {
         Verdict::Forward(policy) => {
             add(Set::Served);
-            if is_external && policy == TrafficPolicy::Cluster {
+            if !is_external {
+                add(Set::ClusterIps);
+            } else if policy == TrafficPolicy::Cluster {
                 add(Set::Masquerade);
             }
             port.endpoints(policy)
@@ -158,22 +166,25 @@ fn halves(network: &IpNet) -> Vec<IpNet> {
     }
 }
 
-/// The virtual server behind a ServicePort's mark.
+/// The virtual server behind a ServicePort's mark. One that short-circuits no more gives it no endpoints.
 pub fn of_short_circuit<'a>(table: &'a ServiceTable, name: &ServicePortName) -> Option<Server<'a>> {
-    let port = table.get(name).filter(|port| port.short_circuit())?;
-    let is_external = |frontend: &Frontend| !matches!(frontend, Frontend::ClusterIp(_));
-    let reached = port.frontends.iter().any(is_external);
-    reached.then(|| Server { port, shape: Shape::of(port, table.family()), endpoints: &port.cluster })
+    let port = table.get(name)?;
+    let is_reached = |frontend: &Frontend| match frontend {
+        Frontend::ClusterIp(_) => false,
+        Frontend::NodePort(_) => node_port_addresses(table).next().is_some(),
+        Frontend::ExternalIp(_) | Frontend::LoadBalancer(_) => true,
+    };
+    let endpoints: &[Endpoint] = if port.short_circuit() { &port.cluster } else { &[] };
+    port.frontends.iter().any(is_reached).then(|| Server {
+        port,
+        shape: Shape::of(port, table.family()),
+        endpoints,
+    })
 }
 
-/// The sets that an address is in. If it is among the virtual ones, the node has to be made to take packets to it.
-pub fn of_address(table: &ServiceTable, address: IpAddr) -> Vec<(Set, Member)> {
-    let is_cluster_ip = |port: &ServicePort| port.frontends.contains(&Frontend::ClusterIp(address));
-    let sets = [
-        table.is_virtual(address).then_some(Set::VirtualIps),
-        table.at_address(address).any(|(_, port)| is_cluster_ip(port)).then_some(Set::ClusterIps),
-    ];
-    sets.into_iter().flatten().map(|set| (set, Member::from(Element::Ip(address)))).collect()
+/// Whether the node has to be made to take packets to an address.
+pub fn is_virtual_ip(table: &ServiceTable, address: IpAddr) -> bool {
+    table.is_virtual(address)
 }
 
 pub fn of_hairpin(address: IpAddr) -> Element {

@@ -6,7 +6,7 @@ use super::drain::Drains;
 use super::held::{HeldDestination, HeldServer, Owner};
 use super::render::{Server, Shape};
 use crate::kernel::ipvs::{Command, Destination, Flags, ForwardingMethod, Service, VirtualServer};
-use crate::model::{Endpoint, Family, Protocol, Scheduler, ServicePort};
+use crate::model::{Endpoint, Family, Protocol, Scheduler};
 
 /// What makes the one into the other.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub fn difference(
         after.push(HeldDestination { address: endpoint.address, port: endpoint.port, weight });
     }
     for left in held.into_iter().flat_map(|held| left_over(held, wanted.endpoints)) {
-        if fate(at, left, wanted.port, drains) == Fate::Drains {
+        if fate(at, left, wanted, drains) == Fate::Drains {
             difference.drain(at, left);
             after.push(HeldDestination { weight: Some(0), ..*left });
         } else {
@@ -52,7 +52,7 @@ pub fn difference(
         }
     }
     if after.is_empty() {
-        return removal(at, held.filter(|held| held.owner == Owner::Us));
+        return removal(at, held);
     }
     after.sort_unstable_by_key(|destination| (destination.address, destination.port));
     difference.shape(at, held, wanted.shape);
@@ -104,9 +104,12 @@ fn left_over<'a>(
 }
 
 /// A datagram is not lost when its flow changes over, while a client that goes on sending never ends (k8s#19029): UDP
-/// stays only where the endpoint still serves.
-fn fate(at: VirtualServer, left: &HeldDestination, port: &ServicePort, drains: &Drains) -> Fate {
+/// stays only where the endpoint still serves. The scheduler `dh` knows no destination that takes no new connections: it
+/// would refuse all clients (Linux 6.1), so that what leaves has to go.
+fn fate(at: VirtualServer, left: &HeldDestination, wanted: &Server<'_>, drains: &Drains) -> Fate {
+    let port = wanted.port;
     let has_connections = match port.name.protocol {
+        _ if port.scheduler == Scheduler::DestinationHash && !wanted.endpoints.is_empty() => false,
         Protocol::Udp => port.serves(left.address, left.port),
         Protocol::Tcp | Protocol::Sctp => true,
     };

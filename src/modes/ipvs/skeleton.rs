@@ -51,6 +51,14 @@ impl Needs {
 pub struct Rules {
     needs: Needs,
     tables: Vec<TableRules>,
+    extent: Extent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Of which more follows.
+    Part,
+    Whole,
 }
 
 #[derive(Debug)]
@@ -98,7 +106,9 @@ impl<D: Door> Skeleton<D> {
         if !rules.is_empty() {
             self.rules.restore(rules)?;
         }
-        self.known = Known::Written(rules.needs.clone());
+        if rules.extent == Extent::Whole {
+            self.known = Known::Written(rules.needs.clone());
+        }
         Ok(())
     }
 
@@ -144,10 +154,17 @@ fn rules(needs: Needs, observed: &Observed, jumps: Jumps) -> Rules {
         }
     }
     tables.retain(|rules| !(rules.chains.is_empty() && rules.jumps.is_empty() && rules.removals.is_empty()));
-    Rules { needs, tables }
+    Rules { needs, tables, extent: Extent::Whole }
 }
 
 impl Rules {
+    /// What keeps packets out, and then the rest, which takes the place of an earlier proxy's translations.
+    pub fn split(self) -> (Rules, Rules) {
+        let (nat, guards) = self.tables.into_iter().partition(|rules| rules.table == Table::Nat);
+        let guards = Rules { needs: self.needs.clone(), tables: guards, extent: Extent::Part };
+        (guards, Rules { needs: self.needs, tables: nat, extent: self.extent })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }

@@ -17,6 +17,8 @@ struct Fake {
     suspicious: bool,
     observed: usize,
     applied: usize,
+    refreshed: usize,
+    wakes: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,16 @@ impl Mode for Fake {
 
     fn drift(&mut self) -> Result<Drift, FakeError> {
         Ok(if self.suspicious { Drift::Suspected } else { Drift::None })
+    }
+
+    fn refresh(&mut self, now: Instant) -> Result<(), FakeError> {
+        self.refreshed += 1;
+        self.wakes = Some(now + Duration::from_secs(1));
+        Ok(())
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        self.wakes
     }
 
     fn retire_predecessors(&mut self) -> Result<(), FakeError> {
@@ -313,4 +325,34 @@ fn the_audit_finds_what_no_stamp_told() {
     bench.tick_after(Duration::from_secs(61));
     assert!(bench.sync().unwrap().repaired);
     assert_eq!(bench.kernel(), [1]);
+}
+
+#[test]
+fn what_changes_by_itself_is_looked_at_when_the_mode_says_so() {
+    let mut bench = Bench::new();
+    bench.sync().unwrap();
+    assert_eq!(bench.plane.mode.refreshed, 0, "nothing waits");
+    bench.plane.mode.wakes = Some(bench.now.get() + Duration::from_millis(100));
+    assert_eq!(bench.plane.wake(), bench.plane.mode.wakes.unwrap());
+    bench.tick_after(Duration::from_millis(100));
+    assert!(bench.plane.is_due(bench.now.get()));
+    bench.sync().unwrap();
+    assert_eq!(bench.plane.mode.refreshed, 1);
+    bench.table.set(port("a", 1));
+    bench.sync().unwrap();
+    assert_eq!(bench.plane.mode.refreshed, 1, "a change alone is no reason");
+}
+
+#[test]
+fn a_mode_that_waits_is_not_asked_without_pause_while_syncs_fail() {
+    let mut bench = Bench::new();
+    bench.sync().unwrap();
+    bench.plane.mode.broken = true;
+    bench.plane.mode.transient = true;
+    bench.table.set(port("a", 1));
+    bench.sync().unwrap_err();
+    bench.plane.mode.wakes = Some(bench.now.get() - Duration::from_secs(1));
+    assert!(bench.plane.wake() > bench.now.get());
+    bench.tick_after(Duration::ZERO);
+    assert!(!bench.plane.is_due(bench.now.get()), "the retry keeps its back-off");
 }
