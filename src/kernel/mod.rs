@@ -7,6 +7,7 @@ pub mod ipvs;
 pub mod links;
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod rtnetlink;
 pub mod sysctl;
 pub mod virtual_addresses;

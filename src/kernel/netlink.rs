@@ -77,6 +77,15 @@ impl Request {
         request
     }
 
+    /// Attributes without a message around them, for lists that become part of messages later.
+    pub fn bare() -> Self {
+        Request { bytes: Vec::new() }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         self.nested(kind, |request| request.bytes.extend_from_slice(value))
     }
