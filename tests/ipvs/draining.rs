@@ -28,7 +28,7 @@ fn i1_a_removed_endpoint_goes_with_its_last_connection() {
     assert!(eventually(SOON, || metric(&rig, DRAINING) == 1), "{}", rig.log());
     connection.assert_alive();
     connection.reset();
-    assert!(eventually(Duration::from_secs(45), || weight(&rig, FIRST).is_none()), "{}", rig.evidence());
+    assert!(eventually(Duration::from_secs(120), || weight(&rig, FIRST).is_none()), "{}", rig.evidence());
     assert!(eventually(SOON, || metric(&rig, DRAINING) == 0), "{}", rig.log());
 }
 
@@ -65,7 +65,7 @@ fn i1_a_restart_goes_on_with_a_drain() {
     assert!(eventually(SOON, || metric(&rig, DRAINING) == 1), "{}", rig.log());
     connection.assert_alive();
     connection.reset();
-    assert!(eventually(Duration::from_secs(45), || weight(&rig, FIRST).is_none()), "{}", rig.evidence());
+    assert!(eventually(Duration::from_secs(120), || weight(&rig, FIRST).is_none()), "{}", rig.evidence());
 }
 
 #[test]
