@@ -14,18 +14,21 @@ pub enum Datatype {
     Protocol,
     Port,
     Mark,
+    /// A class of traffic control, major and minor number.
+    Priority,
     InterfaceName,
     /// One that is not used here.
     Other(u8),
 }
 
-const KNOWN: [Datatype; 7] = [
+const KNOWN: [Datatype; 8] = [
     Datatype::Integer,
     Datatype::Ipv4Address,
     Datatype::Ipv6Address,
     Datatype::Protocol,
     Datatype::Port,
     Datatype::Mark,
+    Datatype::Priority,
     Datatype::InterfaceName,
 ];
 
@@ -38,6 +41,7 @@ impl Datatype {
             Datatype::Protocol => 12,
             Datatype::Port => 13,
             Datatype::Mark => 19,
+            Datatype::Priority => 23,
             Datatype::InterfaceName => 41,
             Datatype::Other(number) => u32::from(number),
         }
@@ -51,7 +55,7 @@ impl Datatype {
     /// In bytes; 0 where it is not known.
     pub fn length(self) -> usize {
         match self {
-            Datatype::Integer | Datatype::Ipv4Address | Datatype::Mark => 4,
+            Datatype::Integer | Datatype::Ipv4Address | Datatype::Mark | Datatype::Priority => 4,
             Datatype::Ipv6Address | Datatype::InterfaceName => 16,
             Datatype::Protocol => 1,
             Datatype::Port => 2,
@@ -62,7 +66,7 @@ impl Datatype {
     /// `enum byteorder`, for the user data of sets.
     pub(super) fn byte_order(self) -> u32 {
         match self {
-            Datatype::Integer | Datatype::Mark | Datatype::InterfaceName => 1,
+            Datatype::Integer | Datatype::Mark | Datatype::Priority | Datatype::InterfaceName => 1,
             Datatype::Ipv4Address | Datatype::Ipv6Address | Datatype::Port => 2,
             Datatype::Protocol | Datatype::Other(_) => 0,
         }
@@ -78,6 +82,7 @@ impl fmt::Display for Datatype {
             Datatype::Protocol => "inet_proto",
             Datatype::Port => "inet_service",
             Datatype::Mark => "mark",
+            Datatype::Priority => "classid",
             Datatype::InterfaceName => "ifname",
             Datatype::Other(number) => return write!(f, "type-{number}"),
         })

@@ -73,10 +73,14 @@ fn linearize_reference(to: &mut Vec<Expression>, statement: &Statement) {
             load(key);
             Expression::Map { map: map.clone(), from, into: None }
         }
-        Statement::MappedVerdict { key, through, map } => {
+        Statement::MapPriority { key, map } => {
             load(key);
-            to.push(Expression::Map { map: through.clone(), from, into: Some(from) });
-            Expression::Map { map: map.clone(), from, into: None }
+            to.push(Expression::Map { map: map.clone(), from, into: Some(from) });
+            Expression::SetMeta { key: MetaKey::Priority, from }
+        }
+        Statement::ClearPriority => {
+            to.push(immediate(&[0; 4], 0));
+            Expression::SetMeta { key: MetaKey::Priority, from }
         }
         Statement::MappedCounter { key, map } => {
             load(key);

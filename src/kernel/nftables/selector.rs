@@ -26,6 +26,8 @@ pub enum Selector {
     OriginalDestinationPort,
     /// `meta mark`
     Mark,
+    /// `meta priority`
+    Priority,
     /// `ct mark`
     CtMark,
     /// Any of [`CT_STATES`]. `ct state`
@@ -88,6 +90,7 @@ impl Selector {
                 Datatype::Port
             }
             Selector::Mark | Selector::CtMark => Datatype::Mark,
+            Selector::Priority => Datatype::Priority,
             Selector::InputInterface | Selector::OutputInterface => Datatype::InterfaceName,
             Selector::Number(_) | Selector::Hash(_) => Datatype::Integer,
             Selector::NetfilterProtocol => Datatype::Other(2),
@@ -137,6 +140,7 @@ impl Selector {
             Selector::SourcePort => port(0),
             Selector::DestinationPort => port(2),
             Selector::Mark => meta(MetaKey::Mark),
+            Selector::Priority => meta(MetaKey::Priority),
             Selector::InputInterface => meta(MetaKey::InputInterface),
             Selector::OutputInterface => meta(MetaKey::OutputInterface),
             Selector::NetfilterProtocol => meta(MetaKey::NetfilterProtocol),
@@ -212,6 +216,7 @@ impl fmt::Display for Selector {
             Selector::SourcePort => "th sport",
             Selector::DestinationPort => "th dport",
             Selector::Mark => "meta mark",
+            Selector::Priority => "meta priority",
             Selector::CtMark => "ct mark",
             Selector::CtState => "ct state",
             Selector::CtStatus => "ct status",

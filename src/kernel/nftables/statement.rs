@@ -57,14 +57,6 @@ pub enum Statement {
         key: Vec<Selector>,
         map: Name,
     },
-    /// One map after the other: `ip daddr . meta l4proto . th dport map @classes vmap @chains`. The kernel can, nft's parser
-    /// cannot. Each change of a jump in a verdict map has the kernel walk all elements of all verdict maps that hooks
-    /// lead to (`nft_table_validate`); this keeps them few.
-    MappedVerdict {
-        key: Vec<Selector>,
-        through: Name,
-        map: Name,
-    },
     /// `meta mark set meta mark | 0x4000`
     SetBits {
         of: Mark,
@@ -89,6 +81,15 @@ pub enum Statement {
     CopyMark {
         to: Mark,
     },
+    /// `meta priority set ip daddr . meta l4proto . th dport map @services`: a place for a number between two lookups of a
+    /// packet. Numbers in a map cost nothing when they change; a jump in a verdict map has the kernel walk all elements of
+    /// all verdict maps that hooks lead to (`nft_table_validate`). Forwarding sets the priority anew, see `ip_forward`.
+    MapPriority {
+        key: Vec<Selector>,
+        map: Name,
+    },
+    /// `meta priority set none`
+    ClearPriority,
     Verdict(Verdict),
     /// `dnat to 10.244.1.5:8080`
     DestinationNat(NatTarget),
@@ -192,9 +193,6 @@ impl fmt::Display for Statement {
                 write!(f, "{} != @{set}", Concatenation(key))
             }
             Statement::VerdictMap { key, map } => write!(f, "{} vmap @{map}", Concatenation(key)),
-            Statement::MappedVerdict { key, through, map } => {
-                write!(f, "{} map @{through} vmap @{map}", Concatenation(key))
-            }
             effect => write_effect(f, effect),
         }
     }
@@ -209,6 +207,10 @@ fn write_effect(f: &mut fmt::Formatter<'_>, statement: &Statement) -> fmt::Resul
         Statement::SetMark { of, to } => write!(f, "{of} set {to:#010x}"),
         Statement::CopyMark { to: Mark::Connection } => f.write_str("ct mark set meta mark"),
         Statement::CopyMark { to: Mark::Packet } => f.write_str("meta mark set ct mark"),
+        Statement::MapPriority { key, map } => {
+            write!(f, "meta priority set {} map @{map}", Concatenation(key))
+        }
+        Statement::ClearPriority => f.write_str("meta priority set none"),
         Statement::Verdict(verdict) => write!(f, "{verdict}"),
         Statement::DestinationNat(target) => write!(f, "dnat {target}"),
         Statement::SourceNat(target, flags) => write!(f, "snat {target}{flags}"),

@@ -37,6 +37,11 @@ impl Value {
         Self::single(Datatype::Mark, &mark.to_ne_bytes())
     }
 
+    /// `MAJOR:MINOR` in hexadecimal.
+    pub fn priority(number: u32) -> Self {
+        Self::single(Datatype::Priority, &number.to_ne_bytes())
+    }
+
     /// In the machine's byte order, as `numgen` and `jhash` produce.
     pub fn integer(number: u32) -> Self {
         Self::single(Datatype::Integer, &number.to_ne_bytes())
@@ -142,6 +147,7 @@ fn write_field(f: &mut fmt::Formatter<'_>, datatype: Datatype, bytes: &[u8]) -> 
         (Datatype::Port, &[high, low]) => write!(f, "{}", u16::from_be_bytes([high, low])),
         (Datatype::Integer, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
         (Datatype::Mark, &[a, b, c, d]) => write!(f, "{:#010x}", u32::from_ne_bytes([a, b, c, d])),
+        (Datatype::Priority, &[a, b, c, d]) => write_priority(f, u32::from_ne_bytes([a, b, c, d])),
         (Datatype::Ipv6Address, bytes) => match <[u8; 16]>::try_from(bytes) {
             Ok(octets) => write!(f, "{}", IpAddr::from(octets)),
             Err(_) => write_hexadecimal(f, bytes),
@@ -175,6 +181,15 @@ fn prefix_length(first: &[u8], last: &[u8]) -> Option<u32> {
     let (first, differing) = (number(first), number(first) ^ number(last));
     let is_suffix = differing & differing.wrapping_add(1) == 0;
     (is_suffix && first & differing == 0).then(|| bits - differing.count_ones())
+}
+
+/// `TC_H_UNSPEC` and `TC_H_ROOT` have names.
+fn write_priority(f: &mut fmt::Formatter<'_>, number: u32) -> fmt::Result {
+    match number {
+        0 => f.write_str("none"),
+        u32::MAX => f.write_str("root"),
+        _ => write!(f, "{:x}:{:x}", number >> 16, number & 0xffff),
+    }
 }
 
 fn write_protocol(f: &mut fmt::Formatter<'_>, number: u8) -> fmt::Result {

@@ -38,6 +38,7 @@ pub enum Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
     Protocol,
+    Priority,
     Mark,
     InputInterface,
     OutputInterface,

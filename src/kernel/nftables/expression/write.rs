@@ -23,8 +23,9 @@ pub(super) const COUNTER: u32 = 1;
 const INVERTED: u32 = 1;
 
 /// Numbers of the kernel, beside what they stand for here.
-pub(super) const META_KEYS: [(MetaKey, u32); 6] = [
+pub(super) const META_KEYS: [(MetaKey, u32); 7] = [
     (MetaKey::Protocol, 1),
+    (MetaKey::Priority, 2),
     (MetaKey::Mark, 3),
     (MetaKey::InputInterface, 6),
     (MetaKey::OutputInterface, 7),

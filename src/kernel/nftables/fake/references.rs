@@ -1,6 +1,6 @@
 //! What names what: rules and elements lead to chains, rules name sets and counters.
 
-use super::super::datatype::Type;
+use super::super::datatype::{Datatype, Type};
 use super::super::selector::{Selector, type_of};
 use super::super::set::SetData;
 use super::super::statement::{ElementData, NatTarget, Statement};
@@ -95,6 +95,7 @@ fn set_of(statement: &Statement) -> Option<NamedSet<'_>> {
         Statement::Lookup { key, set, .. } => (set, key, Wanted::Nothing),
         Statement::VerdictMap { key, map } => (map, key, Wanted::Verdict),
         Statement::MappedCounter { key, map } => (map, key, Wanted::Counter),
+        Statement::MapPriority { key, map } => (map, key, Wanted::Value(Type::of(&[Datatype::Priority]))),
         Statement::DestinationNat(NatTarget::Map { key, map, .. })
         | Statement::SourceNat(NatTarget::Map { key, map, .. }, _) => (map, key, Wanted::Anything),
         Statement::ChangeSet { set, key, data, .. } => {

@@ -27,6 +27,7 @@ pub(super) fn commands() -> Commands {
     all.extend(matches());
     all.extend(effects());
     all.extend(of_ip6());
+    all.extend(by_priority());
     all
 }
 
@@ -675,6 +676,42 @@ fn of_ip6() -> Commands {
         (
             "add rule ip6 ferrovia svc ct original ip6 daddr fd00:96::10 accept",
             rule(&[is(Selector::OriginalDestination(V6), "fd00:96::10"), accept()]),
+        ),
+    ]
+}
+
+/// Two lookups after one another, without jumps in the large map.
+fn by_priority() -> Commands {
+    let types = |name, types: &[Datatype], data| Set::map(name, Shape::types(types), data);
+    let classid = || SetData::Value(Shape::types(&[Datatype::Priority]));
+    let add = |set: Set| {
+        ip(|t| {
+            t.add_set(set);
+        })
+    };
+    vec![
+        (
+            "add map ip ferrovia classids { type ipv4_addr . inet_proto . inet_service : classid ; }",
+            add(types("classids", &SERVICE, classid())),
+        ),
+        (
+            "add map ip ferrovia jumps { type classid : verdict ; }",
+            add(types("jumps", &[Datatype::Priority], SetData::Verdict)),
+        ),
+        (
+            "add rule ip ferrovia svc meta priority set ip daddr . meta l4proto . th dport map @byclass meta priority vmap @jumpclass",
+            rule([
+                Statement::MapPriority { key: service_key(V4), map: name("byclass") },
+                Statement::VerdictMap { key: vec![Selector::Priority], map: name("jumpclass") },
+            ]),
+        ),
+        ("add rule ip ferrovia svc meta priority set none", rule([Statement::ClearPriority])),
+        (
+            "add element ip ferrovia byclass { 10.96.0.10 . tcp . 80 : 0:a }",
+            ip(|t| {
+                let element = Element::of_map(service("10.96.0.10", Tcp, 80), Value::priority(10));
+                t.add_element(&name("byclass"), &element);
+            }),
         ),
     ]
 }

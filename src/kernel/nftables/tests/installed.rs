@@ -12,6 +12,8 @@ const NEEDED: &str = "
     add chain ip ferrovia other
     add counter ip ferrovia web
     add set ip ferrovia protocols { type inet_proto ; }
+    add map ip ferrovia byclass { type ipv4_addr . inet_proto . inet_service : classid ; }
+    add map ip ferrovia jumpclass { type classid : verdict ; }
     add map ip ferrovia services { type ipv4_addr . inet_proto . inet_service : verdict ; }
     add map ip ferrovia pick-3 { typeof ip daddr . meta l4proto . th dport . numgen random mod 3 : ip daddr . th dport ; }
     add set ip ferrovia nodeips { type ipv4_addr ; flags interval ; }
