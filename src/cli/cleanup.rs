@@ -7,7 +7,7 @@ use clap::Args;
 use crate::kernel::iptables::Programs;
 use crate::model::Family;
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
-use crate::modes::ipvs::{DeviceUse, KubeProxy, Remains};
+use crate::modes::ipvs::{self, DeviceUse, KubeProxy, Remains};
 use crate::modes::{Leftovers, Mode};
 
 #[derive(Args)]
@@ -48,6 +48,6 @@ fn clean_ipvs(family: Family) -> Vec<String> {
     leftovers
         .iter_mut()
         .filter_map(|left| left.remove().err())
-        .map(|error| format!("{family}: {error:#}"))
+        .map(|error| format!("{family}: {}", ipvs::Error::Leftovers(error)))
         .collect()
 }

@@ -51,10 +51,17 @@ pub(super) fn remove_addresses(addresses: &mut dyn VirtualAddresses, family: Fam
 }
 
 fn remove_sets(sets: &mut dyn Sets, family: Family) -> Result<(), Door> {
-    for header in sets.headers(names::of_family(family))? {
-        sets.destroy(&header.name)?;
-    }
-    Ok(())
+    let headers = sets.headers(names::of_family(family))?;
+    Ok(destroy_all(sets, headers.iter().map(|header| &*header.name))?)
+}
+
+/// Goes on after an error, as a rule of somebody else may keep any of them. Returns the first.
+pub(super) fn destroy_all<'a>(
+    sets: &mut dyn Sets,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), SetError> {
+    let results: Vec<_> = names.map(|name| sets.destroy(name)).collect();
+    results.into_iter().collect()
 }
 
 /// What this mode left in a kernel that another mode works in now.

@@ -10,14 +10,26 @@ use crate::modes::{ModeError, RemovalError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("reading what is in the kernel: {0}")]
+    #[error("reading what is in the kernel: {}", with_causes(.0))]
     Observe(#[source] Door),
-    #[error("writing to the kernel: {source}{}", of(culprit.as_deref()))]
+    #[error("writing to the kernel: {}{}", with_causes(source), of(culprit.as_deref()))]
     Apply { culprit: Option<Box<ServicePortName>>, source: Door },
-    #[error("removing what is in the kernel: {0}")]
+    #[error("removing what is in the kernel: {}", with_causes(.0))]
     Cleanup(#[source] Door),
-    #[error("removing what an earlier proxy left: {0}")]
+    #[error("removing what an earlier proxy left: {}", with_causes(.0.as_ref()))]
     Leftovers(#[source] RemovalError),
+}
+
+/// The loop tells what an error displays, and the errno is in a cause. Some display their causes themselves.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn of(culprit: Option<&ServicePortName>) -> String {

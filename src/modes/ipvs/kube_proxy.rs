@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::cleanup::{has_sets, remove_addresses};
+use super::cleanup::{destroy_all, has_sets, remove_addresses};
 use super::names::Set;
 use crate::kernel::ipset::{Element, KernelSets, Sets};
 use crate::kernel::ipvs::{Command, Ipvs, KernelIpvs, VirtualServer};
@@ -49,12 +49,9 @@ impl Leftovers for KubeProxy {
             remove_addresses(&mut DummyDevice::open(self.family)?, self.family)?;
             remove_device_if_bare()?;
         }
-        for header in sets.headers(prefix(self.family))? {
-            if is_of(&header.name, self.family) {
-                sets.destroy(&header.name)?;
-            }
-        }
-        Ok(())
+        let headers = sets.headers(prefix(self.family))?;
+        let names = headers.iter().map(|header| &*header.name).filter(|name| is_of(name, self.family));
+        Ok(destroy_all(&mut sets, names)?)
     }
 }
 
