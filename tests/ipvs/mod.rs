@@ -6,4 +6,6 @@ mod draining;
 mod lab;
 mod life;
 mod node;
+mod refusals;
+mod reuse;
 mod schedulers;
