@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::datatype::Type;
 use super::expression::{
     Comparison, CtDirection, CtKey, Expression, MetaKey, NatFlags, Register, Rejection, Translation,
 };
 use super::selector::{self, SLOTS, Selector, type_of};
 use super::statement::{ElementData, MappedNat, Mark, NatTarget, Reject, Statement};
-use super::table::{Name, TableFamily};
+use super::table::TableFamily;
 use super::value::Value;
 use crate::model::Family;
 
