@@ -6,11 +6,12 @@
 pub mod iptables;
 pub mod ipvs;
 mod leftovers;
+pub mod nftables;
 mod watched;
 
 use std::error::Error;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 
@@ -25,6 +26,9 @@ pub trait Mode {
 
     /// The schedulers that this mode has, its default first.
     const SCHEDULERS: &'static [Scheduler];
+
+    /// How often to look for other writers.
+    const DRIFT_POLL: Duration = Duration::from_millis(250);
 
     /// Reads what this mode has in the kernel. Called first, and again after any failed `apply` or noticed drift.
     fn observe(&mut self) -> Result<(), Self::Error>;

@@ -10,9 +10,6 @@ use crate::modes::{Drift, Mode, ModeError};
 
 use super::schedule::{Bounds, Schedule};
 
-/// How often to look for other writers. The look costs one system call.
-const DRIFT_POLL: Duration = Duration::from_millis(250);
-
 /// After a look that failed: the audits go on meanwhile.
 const DRIFT_RETRY: Duration = Duration::from_secs(30);
 
@@ -80,7 +77,7 @@ impl<M: Mode> Plane<M> {
             schedule,
             audit_period,
             knowledge: Knowledge::Nothing,
-            next_drift_poll: now + DRIFT_POLL,
+            next_drift_poll: now + M::DRIFT_POLL,
             next_audit: now + audit_period,
             earliest_audit: now,
             quarantine: BTreeMap::new(),
@@ -125,7 +122,7 @@ impl<M: Mode> Plane<M> {
             self.doubt(now);
         }
         if self.next_drift_poll <= now {
-            self.next_drift_poll = now + DRIFT_POLL;
+            self.next_drift_poll = now + M::DRIFT_POLL;
             if self.knowledge == Knowledge::Certain && self.earliest_audit <= now {
                 match self.mode.drift() {
                     Ok(Drift::None) => {}

@@ -1,0 +1,284 @@
+//! The fixed skeleton: the chains where packets enter, and the few rules that ask the sets. No Service appears in them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::Settings;
+use super::hooks::{
+    self, CHAINS, NODE_ADMISSION, NODE_PORTS, NODE_REFUSE, OWN_NODE_ADMISSION, OWN_NODE_PORTS, REFUSE,
+    REJECTION, REMEMBER,
+};
+use super::names::{Keying, Set};
+use super::pods::Pods;
+use crate::kernel::nftables::expression::{FibLookup, FibScope, Membership, NatFlags, PacketEnd};
+use crate::kernel::nftables::selector::Selector;
+use crate::kernel::nftables::statement::{Mark, Reject};
+use crate::kernel::nftables::{Chain, Rule, Statement, Value, Verdict};
+use crate::model::{Family, Protocol, ServiceTable};
+use crate::modes::iptables::InvalidPackets;
+
+/// Bits of `ct state` and of `ct status`.
+const INVALID: u32 = 1;
+const ESTABLISHED: u32 = 2;
+const RELATED: u32 = 4;
+const NEW: u32 = 8;
+const TRANSLATED: u32 = 32;
+
+/// `--masquerade-all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MasqueradeAll {
+    Yes,
+    No,
+}
+
+/// All that the skeleton depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Style {
+    family: Family,
+    mark: u32,
+    invalid: InvalidPackets,
+    pods: Pods,
+    everybody: MasqueradeAll,
+    /// `None` for every address of the node but loopback.
+    node_ports: Option<Vec<IpNet>>,
+}
+
+/// Where a chain stands. What the node itself sends came in by no interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Prerouting,
+    Output,
+}
+
+impl Style {
+    pub fn new(settings: &Settings, table: &ServiceTable) -> Self {
+        let (node, family) = (table.node(), table.family());
+        Style {
+            family,
+            mark: settings.mark,
+            invalid: settings.invalid,
+            pods: Pods::new(family, &node.local_traffic),
+            everybody: if node.masquerade_all { MasqueradeAll::Yes } else { MasqueradeAll::No },
+            node_ports: node.node_ports.networks(family),
+        }
+    }
+
+    /// The chains with their rules, in the order of [`CHAINS`].
+    pub fn chains(&self) -> Vec<(Chain, Vec<Rule>)> {
+        CHAINS.into_iter().map(|name| (hooks::chain(name), self.rules(name))).collect()
+    }
+
+    fn rules(&self, chain: &str) -> Vec<Rule> {
+        match chain {
+            REMEMBER => self.remember(),
+            REJECTION => self.rejection(),
+            NODE_REFUSE => vec![self.rejecting(self.is_in(Set::Reject, Keying::Node))],
+            REFUSE => self.refuse(),
+            NODE_ADMISSION => self.admission(Keying::Node, Path::Prerouting),
+            OWN_NODE_ADMISSION => self.admission(Keying::Node, Path::Output),
+            NODE_PORTS => self.dispatch(Keying::Node, Path::Prerouting),
+            OWN_NODE_PORTS => self.dispatch(Keying::Node, Path::Output),
+            "admission-prerouting" => self.enter_admission(Path::Prerouting),
+            "admission-output" => self.enter_admission(Path::Output),
+            "prerouting" => self.translate(Path::Prerouting),
+            "output" => self.translate(Path::Output),
+            "postrouting" => self.postrouting(),
+            "filter-forward" => self.forward(),
+            _ => vec![enter_refuse()],
+        }
+    }
+
+    fn is_in(&self, set: Set, keying: Keying) -> Statement {
+        lookup(keying.selectors(self.family), Membership::In, set, keying)
+    }
+
+    fn vmap(&self, set: Set, keying: Keying) -> Statement {
+        Statement::VerdictMap { key: keying.selectors(self.family), map: set.name(keying).into() }
+    }
+
+    fn to_address(&self, set: Set) -> Statement {
+        lookup(vec![Selector::DestinationAddress(self.family)], Membership::In, set, Keying::Address)
+    }
+
+    /// The kernel knows the node's own addresses: nothing has to be polled. Loopback addresses have no NodePorts, as that
+    /// would need `route_localnet` (CVE-2020-8558).
+    fn enter_node(&self, chain: &str) -> Vec<Rule> {
+        let destination = Selector::DestinationAddress(self.family);
+        let lookup = FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere };
+        let rule = |network: Option<&IpNet>| {
+            let within = network.map(|network| Statement::Within(destination.clone(), *network));
+            let own = [
+                Statement::Outside(destination.clone(), loopback(self.family)),
+                Statement::IsLocal(Selector::AddressType(lookup)),
+                Statement::Verdict(Verdict::Goto(chain.into())),
+            ];
+            Rule::new(within.into_iter().chain(own).collect::<Vec<_>>())
+        };
+        match &self.node_ports {
+            None => vec![rule(None)],
+            Some(networks) => networks.iter().map(|network| rule(Some(network))).collect(),
+        }
+    }
+
+    fn enter_admission(&self, path: Path) -> Vec<Rule> {
+        let mut rules = vec![known()];
+        rules.extend(self.admission(Keying::Address, path));
+        rules.extend(self.enter_node(match path {
+            Path::Prerouting => NODE_ADMISSION,
+            Path::Output => OWN_NODE_ADMISSION,
+        }));
+        rules
+    }
+
+    /// Who is dropped.
+    fn admission(&self, keying: Keying, path: Path) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if keying == Keying::Address {
+            let mut source = keying.selectors(self.family);
+            source.push(Selector::SourceAddress(self.family));
+            let outside = lookup(source, Membership::NotIn, Set::SourceRanges, keying);
+            rules.push(dropping([self.is_in(Set::Guarded, keying), outside]));
+        }
+        rules.push(dropping([self.is_in(Set::Drop, keying)]));
+        if path == Path::Prerouting {
+            let mut matches = self.pods.are_not_the_source(path);
+            matches.push(self.is_in(Set::DropOutside, keying));
+            rules.push(dropping(matches));
+        }
+        rules
+    }
+
+    fn translate(&self, path: Path) -> Vec<Rule> {
+        let is_for_cluster_ip = self.to_address(Set::ClusterIps);
+        let masquerade = [is_for_cluster_ip, Statement::SetBits { of: Mark::Packet, bits: self.mark }];
+        let mut rules = Vec::new();
+        if self.everybody == MasqueradeAll::Yes {
+            rules.push(Rule::new(masquerade));
+        } else if self.pods.can_be_told() {
+            let elsewhere = self.pods.are_not_the_source(path);
+            rules.push(Rule::new(elsewhere.into_iter().chain(masquerade).collect::<Vec<_>>()));
+        }
+        rules.extend(self.dispatch(Keying::Address, path));
+        rules.extend(self.enter_node(match path {
+            Path::Prerouting => NODE_PORTS,
+            Path::Output => OWN_NODE_PORTS,
+        }));
+        rules
+    }
+
+    fn dispatch(&self, keying: Keying, path: Path) -> Vec<Rule> {
+        let short_circuit = |is_pod| Rule::new([is_pod, self.vmap(Set::ShortCircuits, keying)]);
+        let mut rules: Vec<Rule> = self.pods.are_the_source(path).into_iter().map(short_circuit).collect();
+        if path == Path::Output {
+            rules.push(Rule::new([self.vmap(Set::OwnShortCircuits, keying)]));
+        }
+        rules.push(Rule::new([self.vmap(Set::Services, keying)]));
+        rules
+    }
+
+    fn postrouting(&self) -> Vec<Rule> {
+        let (mask, flags) = (self.mark, NatFlags { fully_random: true, ..NatFlags::default() });
+        let ends = vec![Selector::SourceAddress(self.family), Selector::DestinationAddress(self.family)];
+        vec![
+            // The mark has done its work: packets that are encapsulated come here again with it.
+            Rule::new([
+                Statement::Bits { selector: Selector::Mark, mask, value: mask },
+                Statement::KeepBits { of: Mark::Packet, bits: !mask },
+                Statement::Masquerade(flags),
+            ]),
+            Rule::new([
+                Statement::Any(Selector::CtStatus, TRANSLATED),
+                lookup(ends, Membership::In, Set::Hairpin, Keying::Address),
+                Statement::Masquerade(flags),
+            ]),
+        ]
+    }
+
+    /// A packet that conntrack calls INVALID is not translated: a reply of an endpoint would reach the client under the
+    /// endpoint's address, and the client answer with a reset (k8s#74839). Dropping all of them would break asymmetric
+    /// routing through this node (k8s#117924); those of pods are as near to ours as one gets.
+    fn forward(&self) -> Vec<Rule> {
+        let mut rules = vec![known()];
+        if self.invalid == InvalidPackets::Drop {
+            let invalid = Statement::Any(Selector::CtState, INVALID);
+            let of_pods = self.pods.at_either_end().into_iter();
+            rules.extend(
+                of_pods.map(|pods| dropping(pods.into_iter().chain([invalid.clone()]).collect::<Vec<_>>())),
+            );
+        }
+        rules.push(enter_refuse());
+        rules
+    }
+
+    /// What was forwarded has another destination by now; what still is for a virtual address is served nowhere.
+    fn refuse(&self) -> Vec<Rule> {
+        let translated = Statement::Any(Selector::CtStatus, TRANSLATED);
+        let mut rules = vec![
+            Rule::new([translated, Statement::Verdict(Verdict::Goto(REMEMBER.into()))]),
+            self.rejecting(self.to_address(Set::VirtualIps)),
+            self.rejecting(self.is_in(Set::Reject, Keying::Address)),
+        ];
+        rules.extend(self.enter_node(NODE_REFUSE));
+        rules
+    }
+
+    /// Which endpoint the client of a translated connection got. A ClusterIP whose port has the number of a NodePort may be
+    /// remembered in vain.
+    fn remember(&self) -> Vec<Rule> {
+        let address = Selector::OriginalDestination(self.family);
+        let port = [Selector::Protocol, Selector::OriginalDestinationPort];
+        let rule = |keying, key| {
+            let map = Set::Sticky.name(keying).into();
+            Rule::new([Statement::VerdictMap { key, map }])
+        };
+        let at_address = [address].into_iter().chain(port.clone()).collect();
+        vec![rule(Keying::Address, at_address), rule(Keying::Node, port.into())]
+    }
+
+    fn rejecting(&self, what: Statement) -> Rule {
+        Rule::new([what, Statement::Verdict(Verdict::Goto(REJECTION.into()))])
+    }
+
+    /// A reset is taken at once. An ICMP error that finds its local socket busy connecting is kept as a soft error: the
+    /// client hears of it a second later, when its SYN was repeated. What has no ports, such as ping, is left alone.
+    fn rejection(&self) -> Vec<Rule> {
+        let rule = |protocol, how| {
+            let is = Statement::Is(Selector::Protocol, Value::protocol(protocol));
+            Rule::new([is, Statement::Reject(how)])
+        };
+        vec![
+            rule(Protocol::Tcp, Reject::TcpReset),
+            rule(Protocol::Udp, Reject::PortUnreachable(self.family)),
+            rule(Protocol::Sctp, Reject::PortUnreachable(self.family)),
+        ]
+    }
+}
+
+/// Packets of established flows, by far the most, leave after one rule.
+fn known() -> Rule {
+    let known = Statement::Any(Selector::CtState, ESTABLISHED | RELATED);
+    Rule::new([known, Statement::Verdict(Verdict::Accept)])
+}
+
+fn enter_refuse() -> Rule {
+    let new = Statement::Any(Selector::CtState, NEW);
+    Rule::new([new, Statement::Verdict(Verdict::Jump(REFUSE.into()))])
+}
+
+fn dropping(matches: impl Into<Vec<Statement>>) -> Rule {
+    let mut statements = matches.into();
+    statements.push(Statement::Verdict(Verdict::Drop));
+    Rule::new(statements)
+}
+
+fn lookup(key: Vec<Selector>, membership: Membership, set: Set, keying: Keying) -> Statement {
+    Statement::Lookup { key, membership, set: set.name(keying).into() }
+}
+
+fn loopback(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        Family::V6 => IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)),
+    }
+}

@@ -1,0 +1,122 @@
+//! Members of the fixed sets, as what they mean and as the kernel has them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::key::{self, Key};
+use super::names::{Keying, Set, SetId};
+use crate::kernel::nftables::element::ElementValue;
+use crate::kernel::nftables::userdata::Comment;
+use crate::kernel::nftables::{Element, Name, Value, Verdict};
+use crate::model::{Family, FrontendKey};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Member {
+    Place(Set, FrontendKey),
+    /// Clients that may use a guarded frontend.
+    Range(FrontendKey, IpNet),
+    Address(Set, IpAddr),
+}
+
+/// Where a member of a verdict map leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leads {
+    pub to: Lead,
+    pub comment: Option<Comment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lead {
+    Chain(Name),
+    /// To nowhere: the packet is left as it is.
+    Accept,
+    /// To something that is never written here.
+    Unknown,
+}
+
+impl Leads {
+    pub fn chain(&self) -> Option<&Name> {
+        match &self.to {
+            Lead::Chain(name) => Some(name),
+            Lead::Accept | Lead::Unknown => None,
+        }
+    }
+
+    fn parse(element: &Element) -> Option<Self> {
+        let to = match &element.data {
+            ElementValue::Verdict(Verdict::Goto(chain)) => Lead::Chain(chain.clone()),
+            ElementValue::Verdict(Verdict::Accept) => Lead::Accept,
+            ElementValue::Verdict(_) => Lead::Unknown,
+            _ => return None,
+        };
+        Some(Leads { to, comment: element.comment.clone() })
+    }
+}
+
+impl Member {
+    /// The first in order of the clients that may use a frontend.
+    pub fn first_range(place: FrontendKey) -> Self {
+        Member::Range(place, Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into())
+    }
+
+    pub fn set(&self) -> SetId {
+        match self {
+            Member::Place(set, place) => SetId::Fixed(*set, Keying::of(place)),
+            Member::Range(..) => SetId::Fixed(Set::SourceRanges, Keying::Address),
+            Member::Address(set, _) => SetId::Fixed(*set, Keying::Address),
+        }
+    }
+
+    pub fn element(&self, leads: Option<&Leads>) -> Element {
+        let element = match self {
+            Member::Place(_, place) => Element::of_set(key::value(place)),
+            Member::Range(place, network) => Element::interval(
+                key::value(place).and(Value::address(network.network())),
+                key::value(place).and(Value::address(network.broadcast())),
+            ),
+            Member::Address(Set::Hairpin, address) => {
+                Element::of_set(Value::address(*address).and(Value::address(*address)))
+            }
+            Member::Address(_, address) => Element::of_set(Value::address(*address)),
+        };
+        let Some(Leads { to, comment }) = leads else { return element };
+        let verdict = match to {
+            Lead::Chain(chain) => Verdict::Goto(chain.clone()),
+            Lead::Accept | Lead::Unknown => Verdict::Accept,
+        };
+        Element { data: ElementValue::Verdict(verdict), comment: comment.clone(), ..element }
+    }
+
+    /// `None` for what is never written here.
+    pub fn parse(
+        set: Set,
+        keying: Keying,
+        family: Family,
+        element: &Element,
+    ) -> Option<(Self, Option<Leads>)> {
+        let mut key = Key::new(family, element.key.as_bytes());
+        let member = match set {
+            Set::ClusterIps | Set::VirtualIps => Member::Address(set, key.address()?),
+            Set::Hairpin => Member::Address(set, key.address()?),
+            Set::SourceRanges => {
+                let place = key.place(keying)?;
+                let last = element.last.as_ref().unwrap_or(&element.key);
+                let mut last = Key::new(family, last.as_bytes());
+                last.place(keying)?;
+                Member::Range(place, network(key.address()?, last.address()?)?)
+            }
+            _ => Member::Place(set, key.place(keying)?),
+        };
+        let leads = Leads::parse(element);
+        // What would not be written back like this is a stranger that only looks like a member.
+        let written = member.element(leads.as_ref());
+        ((written.key, written.last) == (element.key, element.last)).then_some((member, leads))
+    }
+}
+
+fn network(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+    let networks = (0..=Family::of(first).bits()).filter_map(|prefix| IpNet::new(first, prefix).ok());
+    let mut networks = networks.filter(|network| network.network() == first);
+    networks.find(|network| network.broadcast() == last)
+}

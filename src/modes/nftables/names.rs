@@ -1,0 +1,244 @@
+//! What the sets and maps of our table are called, and what is in them.
+//!
+//! Each set answers one question about a packet, so that the rules need not know any Service. `nft get element ip ferrovia
+//! services '{ 10.96.0.10 . tcp . 80 }'` reads well on its own.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::kernel::nftables::datatype::Datatype;
+use crate::kernel::nftables::expression::Numbering;
+use crate::kernel::nftables::selector::{Generator, Selector};
+use crate::kernel::nftables::set::{SetData, Shape};
+use crate::kernel::nftables::{self as door, Table};
+use crate::model::{Destination, Family, FrontendKey, TrafficPolicy};
+
+/// Of the table in each family.
+pub const TABLE: &str = "ferrovia";
+
+/// By which a table of ours is known.
+pub const COMMENT: &str = "Services, by ferrovia: what others change here is changed back";
+
+/// As many clients as connection tracking commonly has room for. Those beyond have no affinity.
+const CLIENTS: u32 = 262_144;
+
+pub fn table(family: Family) -> Table {
+    Table::new(family, TABLE)
+}
+
+/// What a key consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keying {
+    /// Address, protocol and port.
+    Address,
+    /// Protocol and port, at whatever address of the node.
+    Node,
+}
+
+impl Keying {
+    pub fn of(place: &FrontendKey) -> Self {
+        match place.destination {
+            Destination::Address(_) => Keying::Address,
+            Destination::Node => Keying::Node,
+        }
+    }
+
+    /// What of a packet makes the key.
+    pub fn selectors(self, family: Family) -> Vec<Selector> {
+        let port = [Selector::Protocol, Selector::DestinationPort];
+        let address = (self == Keying::Address).then_some(Selector::DestinationAddress(family));
+        address.into_iter().chain(port).collect()
+    }
+
+    fn datatypes(self, family: Family) -> Vec<Datatype> {
+        let address = (self == Keying::Address).then_some(address(family));
+        address.into_iter().chain([Datatype::Protocol, Datatype::Port]).collect()
+    }
+}
+
+fn address(family: Family) -> Datatype {
+    match family {
+        Family::V4 => Datatype::Ipv4Address,
+        Family::V6 => Datatype::Ipv6Address,
+    }
+}
+
+/// The sets and maps that are always there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Set {
+    /// Where packets to a frontend go on.
+    Services,
+    /// Where those of pods of this node go on, if all endpoints are theirs though the policy is Local.
+    ShortCircuits,
+    /// The same for what the node itself sends.
+    OwnShortCircuits,
+    /// Frontends that only [`SourceRanges`](Set::SourceRanges) may use.
+    Guarded,
+    SourceRanges,
+    /// Policy Local without an endpoint here.
+    Drop,
+    /// The same, except for clients of this node.
+    DropOutside,
+    /// Without endpoints, at an address that the node has for other reasons too.
+    Reject,
+    /// Whoever comes to these from elsewhere than the cluster is masqueraded.
+    ClusterIps,
+    /// Addresses that are there for Services only: what is not served there is refused.
+    VirtualIps,
+    /// Endpoints that may reach themselves.
+    Hairpin,
+    /// Frontends whose clients are remembered, and for how long.
+    Sticky,
+    /// Which endpoint a client had. By the address also for NodePorts: a connection is remembered as it was sent.
+    Affinity,
+}
+
+/// All that there are, with their names.
+pub const NAMES: [(Set, Keying, &str); 20] = [
+    (Set::Services, Keying::Address, "services"),
+    (Set::Services, Keying::Node, "node-ports"),
+    (Set::ShortCircuits, Keying::Address, "short-circuits"),
+    (Set::ShortCircuits, Keying::Node, "node-short-circuits"),
+    (Set::OwnShortCircuits, Keying::Address, "own-short-circuits"),
+    (Set::OwnShortCircuits, Keying::Node, "own-node-short-circuits"),
+    (Set::Guarded, Keying::Address, "guarded"),
+    (Set::SourceRanges, Keying::Address, "source-ranges"),
+    (Set::Drop, Keying::Address, "drop-always"),
+    (Set::Drop, Keying::Node, "node-drop-always"),
+    (Set::DropOutside, Keying::Address, "drop-outside"),
+    (Set::DropOutside, Keying::Node, "node-drop-outside"),
+    (Set::Reject, Keying::Address, "rejected"),
+    (Set::Reject, Keying::Node, "node-rejected"),
+    (Set::ClusterIps, Keying::Address, "cluster-ips"),
+    (Set::VirtualIps, Keying::Address, "virtual-ips"),
+    (Set::Hairpin, Keying::Address, "hairpin"),
+    (Set::Affinity, Keying::Address, "affinity"),
+    (Set::Sticky, Keying::Address, "sticky"),
+    (Set::Sticky, Keying::Node, "node-sticky"),
+];
+
+impl Set {
+    /// Whose elements are frontends, one each.
+    pub const OF_PLACES: [Set; 8] = [
+        Set::Services,
+        Set::ShortCircuits,
+        Set::OwnShortCircuits,
+        Set::Guarded,
+        Set::Drop,
+        Set::DropOutside,
+        Set::Reject,
+        Set::Sticky,
+    ];
+
+    pub fn name(self, keying: Keying) -> &'static str {
+        let found = NAMES.iter().find(|(set, of, _)| (*set, *of) == (self, keying));
+        found.map(|(_, _, name)| *name).unwrap_or_default()
+    }
+}
+
+/// Any set or map of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetId {
+    Fixed(Set, Keying),
+    Slots(SlotMap),
+}
+
+impl SetId {
+    pub fn all_fixed() -> impl Iterator<Item = SetId> {
+        NAMES.into_iter().map(|(set, keying, _)| SetId::Fixed(set, keying))
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        let fixed = NAMES.iter().find(|(.., of)| *of == name);
+        let fixed = fixed.map(|(set, keying, _)| SetId::Fixed(*set, *keying));
+        fixed.or_else(|| SlotMap::parse(name).map(SetId::Slots))
+    }
+
+    pub fn declaration(self, family: Family) -> door::Set {
+        match self {
+            SetId::Fixed(set, keying) => fixed(set, keying, family),
+            SetId::Slots(map) => map.declaration(family),
+        }
+    }
+}
+
+impl fmt::Display for SetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetId::Fixed(set, keying) => f.write_str(set.name(*keying)),
+            SetId::Slots(map) => map.fmt(f),
+        }
+    }
+}
+
+fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
+    let name = set.name(keying);
+    let key = keying.datatypes(family);
+    let one = address(family);
+    match set {
+        Set::Services | Set::ShortCircuits | Set::OwnShortCircuits | Set::Sticky => {
+            door::Set::map(name, Shape::types(&key), SetData::Verdict)
+        }
+        Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject => door::Set::new(name, Shape::types(&key)),
+        Set::SourceRanges => {
+            let key: Vec<_> = key.into_iter().chain([one]).collect();
+            door::Set::new(name, Shape::types(&key)).intervals()
+        }
+        Set::ClusterIps | Set::VirtualIps => door::Set::new(name, Shape::types(&[one])),
+        Set::Hairpin => door::Set::new(name, Shape::types(&[one, one])),
+        Set::Affinity => {
+            let key: Vec<_> = [one].into_iter().chain(key).collect();
+            let data = SetData::Value(Shape::types(&[one, Datatype::Port]));
+            // Each rule says how long; this is what Kubernetes takes where nobody does.
+            door::Set::map(name, Shape::types(&key), data).dynamic(Duration::from_secs(10_800), CLIENTS)
+        }
+    }
+}
+
+/// A map to the endpoints of all frontends with so many slots: one map for each number keeps the elements together that
+/// one rule looks at, and the kernel from walking all of them for every rule that it checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlotMap {
+    pub keying: Keying,
+    pub policy: TrafficPolicy,
+    pub slots: u32,
+}
+
+const NODE: &str = "node-";
+const POLICIES: [(TrafficPolicy, &str); 2] =
+    [(TrafficPolicy::Cluster, "cluster"), (TrafficPolicy::Local, "local")];
+
+pub fn policy_name(policy: TrafficPolicy) -> &'static str {
+    POLICIES.iter().find(|(found, _)| *found == policy).map(|(_, name)| *name).unwrap_or_default()
+}
+
+impl SlotMap {
+    fn parse(name: &str) -> Option<Self> {
+        let (keying, rest) = match name.strip_prefix(NODE) {
+            Some(rest) => (Keying::Node, rest),
+            None => (Keying::Address, name),
+        };
+        let (policy, slots) = rest.split_once('-')?;
+        let policy = POLICIES.into_iter().find(|(_, name)| *name == policy)?.0;
+        let map = SlotMap { keying, policy, slots: slots.parse().ok()? };
+        (map.to_string() == name).then_some(map)
+    }
+
+    fn declaration(self, family: Family) -> door::Set {
+        let generator = Generator { numbering: Numbering::Random, modulus: self.slots, offset: 0 };
+        let mut key = self.keying.selectors(family);
+        key.push(Selector::Number(generator));
+        // Once nft is told the fields of a key, it wants to be told those of the data as well.
+        let data = vec![Selector::DestinationAddress(family), Selector::DestinationPort];
+        let data = SetData::Value(Shape::Selectors(data));
+        door::Set::map(&self.to_string(), Shape::Selectors(key), data)
+    }
+}
+
+/// `cluster-3`, `node-local-1`
+impl fmt::Display for SlotMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = if self.keying == Keying::Node { NODE } else { "" };
+        write!(f, "{node}{}-{}", policy_name(self.policy), self.slots)
+    }
+}

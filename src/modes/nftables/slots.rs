@@ -1,0 +1,107 @@
+//! Slots: what a number that is drawn leads to. Each endpoint has as many as its weight.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::model::Endpoint;
+
+/// An endpoint's address and port.
+pub type Target = (IpAddr, u16);
+
+/// As far as they are filled.
+pub type Slots = Box<[Option<Target>]>;
+
+/// Weights are made smaller where they would need more than this.
+const LIMIT: u64 = 1024;
+
+/// Each endpoint with its number of slots.
+pub fn shares(endpoints: &[Endpoint]) -> Vec<(Target, u32)> {
+    let weights = endpoints.iter().map(|endpoint| u64::from(endpoint.weight));
+    let divisor = weights.clone().fold(0, greatest_common_divisor).max(1);
+    let total: u64 = weights.map(|weight| weight / divisor).sum();
+    let scaled = |weight: u64| if total > LIMIT { (weight * LIMIT / total).max(1) } else { weight };
+    let share = |endpoint: &Endpoint| {
+        ((endpoint.address, endpoint.port), scaled(u64::from(endpoint.weight) / divisor) as u32)
+    };
+    endpoints.iter().map(share).collect()
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+pub fn count(shares: &[(Target, u32)]) -> u32 {
+    shares.iter().map(|(_, slots)| slots).sum()
+}
+
+/// Who stays keeps its slots, and who comes takes those of who left: one endpoint for another is one element.
+pub fn assign(shares: &[(Target, u32)], held: &[Option<Target>]) -> Slots {
+    let mut left: BTreeMap<Target, u32> = shares.iter().copied().collect();
+    let mut slots: Vec<Option<Target>> = vec![None; count(shares) as usize];
+    for (slot, held) in slots.iter_mut().zip(held) {
+        *slot = held.filter(|target| take(&mut left, target));
+    }
+    let mut rest = shares.iter().flat_map(|(target, _)| {
+        std::iter::repeat_n(*target, left.get(target).copied().unwrap_or_default() as usize)
+    });
+    slots.iter_mut().filter(|slot| slot.is_none()).for_each(|slot| *slot = rest.next());
+    slots.into()
+}
+
+fn take(left: &mut BTreeMap<Target, u32>, target: &Target) -> bool {
+    match left.get_mut(target) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Locality;
+
+    fn endpoints(weights: &[u16]) -> Vec<Endpoint> {
+        let endpoint = |(at, weight): (usize, &u16)| Endpoint {
+            address: [10, 0, 0, at as u8].into(),
+            port: 80,
+            locality: Locality::Local,
+            weight: *weight,
+        };
+        weights.iter().enumerate().map(endpoint).collect()
+    }
+
+    fn numbers(slots: &[Option<Target>]) -> Vec<u8> {
+        let last = |slot: &Option<Target>| match slot {
+            Some((IpAddr::V4(address), _)) => address.octets()[3],
+            _ => u8::MAX,
+        };
+        slots.iter().map(last).collect()
+    }
+
+    #[test]
+    fn weights_become_slots() {
+        let counts = |weights: &[u16]| -> Vec<u32> {
+            shares(&endpoints(weights)).into_iter().map(|(_, slots)| slots).collect()
+        };
+        assert_eq!(counts(&[1, 1, 1]), [1, 1, 1]);
+        assert_eq!(counts(&[100, 50]), [2, 1]);
+        assert_eq!(counts(&[65535, 1]), [1023, 1], "scaled down, and nobody is left out");
+        assert!(counts(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_that_stays_keeps_its_slot() {
+        let before = assign(&shares(&endpoints(&[1, 1, 1])), &[]);
+        assert_eq!(numbers(&before), [0, 1, 2]);
+        let mut changed = endpoints(&[1, 1, 1, 1]);
+        changed.remove(1);
+        assert_eq!(numbers(&assign(&shares(&changed), &before)), [0, 3, 2]);
+        changed.remove(0);
+        assert_eq!(numbers(&assign(&shares(&changed), &before)), [2, 3], "those behind the end move");
+        let holes = [None, before[0], before[0]];
+        assert_eq!(numbers(&assign(&shares(&endpoints(&[1, 1, 1])), &holes)), [1, 0, 2]);
+    }
+}

@@ -1,0 +1,135 @@
+//! What others do to the table, and what the kernel refuses.
+
+use super::*;
+use crate::kernel::nftables::Nftables as _;
+use crate::kernel::nftables::table::Ownership;
+use crate::kernel::nftables::transaction::Operation;
+use crate::kernel::nftables::userdata::Comment;
+
+fn served() -> (Bench, ServiceTable) {
+    let mut port = service("web", &[cluster_ip(1), Frontend::NodePort(30080)]);
+    port.affinity = sticky();
+    Bench::with([port, service("other", &[cluster_ip(2)])])
+}
+
+#[test]
+fn l5_what_others_take_away_comes_back_and_no_more_is_written() {
+    type Meddling = fn(&mut Transaction);
+    let meddlings: [(Meddling, usize); 7] = [
+        (
+            |others| {
+                others.flush_chain(&"refuse".into());
+            },
+            5,
+        ),
+        (
+            |others| {
+                others.flush_set(&"cluster-ips".into());
+            },
+            2,
+        ),
+        (
+            |others| {
+                others.flush_set(&"cluster-2".into());
+            },
+            4,
+        ),
+        (
+            |others| {
+                others.flush_set(&"services".into());
+            },
+            2,
+        ),
+        (
+            |others| {
+                others.flush_chain(&"pick-cluster-random-2".into());
+            },
+            2,
+        ),
+        (
+            |others| {
+                let place = Value::address([10, 96, 0, 77].into());
+                others.add_element(&"virtual-ips".into(), &Element::of_set(place));
+            },
+            1,
+        ),
+        (
+            |others| {
+                others.delete_table();
+            },
+            0,
+        ),
+    ];
+    for (meddling, operations) in meddlings {
+        let (mut bench, mut table) = served();
+        let before = bench.state();
+        bench.meddle(meddling);
+        assert_eq!(bench.mode.drift().unwrap(), Drift::Suspected);
+        bench.mode.observe().unwrap();
+        table.unsettle();
+        let plan = bench.plan(&table);
+        assert!(operations == 0 || plan.operations() == operations, "{operations}\n{plan}");
+        bench.sync(&mut table);
+        assert_eq!(bench.state(), before);
+        assert_eq!(bench.mode.drift().unwrap(), Drift::None);
+        bench.assert_nothing_to_do(&mut table);
+    }
+}
+
+#[test]
+fn what_nobody_needs_in_our_table_goes() {
+    let (mut bench, mut table) = served();
+    let before = bench.state();
+    bench.meddle(|others| {
+        others.add_chain(Chain::regular("stranger"));
+    });
+    bench.observe_and_sync(&mut table);
+    bench.sweep(&mut table);
+    assert_eq!(bench.state(), before);
+}
+
+#[test]
+fn a_table_of_somebody_else_is_left_alone() {
+    let comment = Some(Comment::new("mine"));
+    for (ownership, comment) in [(Ownership::Everybody, comment), (Ownership::Socket, None)] {
+        let kernel = Shared::default();
+        let mut transaction = Transaction::new(&table_of_kernel(Family::V4));
+        transaction.push(Operation::AddTable(ownership, comment));
+        kernel.0.borrow_mut().commit(&transaction).unwrap();
+        let (door, told) = (kernel.clone(), Box::new(Told::default()));
+        let error = Nftables::new(Family::V4, door, told, Settings::default()).observe().unwrap_err();
+        assert!(error.to_string().starts_with("table ip ferrovia "), "{error}");
+        assert!(error.is_transient(), "it may be renamed");
+    }
+}
+
+#[test]
+fn y1_the_kernels_refusal_names_the_service() {
+    let (mut bench, mut table) = served();
+    bench.kernel.0.borrow_mut().refuse = Some("jhash".to_owned());
+    table.set(ServicePort { scheduler: Scheduler::SourceHash, ..service("hashed", &[cluster_ip(9)]) });
+    let before = bench.state();
+    let error = bench.mode.apply(bench.plan(&table)).unwrap_err();
+    assert_eq!(error.culprit(), Some(&name("hashed")));
+    assert!(!error.is_transient());
+    assert_eq!(bench.state(), before, "nothing was written");
+}
+
+#[test]
+fn a_lost_answer_is_nobodys_fault() {
+    let (mut bench, mut table) = served();
+    table.set(service("new", &[cluster_ip(9)]));
+    bench.kernel.0.borrow_mut().losses = 1;
+    let error = bench.mode.apply(bench.plan(&table)).unwrap_err();
+    assert!(error.is_transient() && error.culprit().is_none(), "{error}");
+    bench.observe_and_sync(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
+}
+
+#[test]
+fn cleanup_leaves_nothing() {
+    let (mut bench, _) = served();
+    bench.mode.cleanup().unwrap();
+    assert!(bench.kernel.0.borrow().tables.is_empty());
+    bench.mode.cleanup().unwrap();
+}
