@@ -13,6 +13,7 @@ mod guest;
 mod iptables;
 mod ipvs;
 mod manifests;
+mod nftables;
 mod proxy;
 mod stale_flows;
 mod survival;

@@ -9,6 +9,7 @@ use crate::kernel::iptables::{Flavour, Programs};
 use crate::kernel::sysctl;
 use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as IptablesSettings};
 use crate::modes::ipvs::{Settings as IpvsSettings, VirtualAddressing};
+use crate::modes::nftables::Settings as NftablesSettings;
 use crate::sync::compile;
 
 use super::proxy::Schedulers;
@@ -45,11 +46,29 @@ pub fn iptables_settings(config: &Config, programs: Option<&Programs>) -> Iptabl
             true => MasqueradePorts::FullyRandom,
             false => MasqueradePorts::Hashed,
         },
-        invalid: match config.conntrack.tcp_be_liberal || (programs.is_some() && sysctl::tcp_is_liberal()) {
-            true => InvalidPackets::Pass,
-            false => InvalidPackets::Drop,
-        },
+        invalid: invalid_packets(config, programs.is_some() && sysctl::tcp_is_liberal()),
     }
+}
+
+fn invalid_packets(config: &Config, kernel_is_liberal: bool) -> InvalidPackets {
+    match config.conntrack.tcp_be_liberal || kernel_is_liberal {
+        true => InvalidPackets::Pass,
+        false => InvalidPackets::Drop,
+    }
+}
+
+/// What the nftables mode has to know of the configuration.
+pub fn nftables_settings(config: &Config, node: Node) -> NftablesSettings {
+    let is_liberal = node == Node::This && sysctl::tcp_is_liberal();
+    NftablesSettings { mark: config.masquerade.mark, invalid: invalid_packets(config, is_liberal) }
+}
+
+/// What node a plan is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    This,
+    /// Nothing is known of its kernel.
+    Any,
 }
 
 /// `None` is whichever is in use.

@@ -8,6 +8,7 @@ use crate::kernel::iptables::Programs;
 use crate::model::Family;
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
 use crate::modes::ipvs::{self, DeviceUse, KubeProxy, Remains};
+use crate::modes::nftables::LeftTable;
 use crate::modes::{Leftovers, Mode};
 
 #[derive(Args)]
@@ -30,7 +31,7 @@ pub fn cleanup() -> usize {
         for door in doors {
             errors.extend(clean_rules(door));
         }
-        errors.extend(clean_ipvs(family));
+        errors.extend(clean_others(family));
     }
     errors.iter().for_each(|error| eprintln!("Error: {error}"));
     errors.len()
@@ -42,9 +43,13 @@ fn clean_rules(mut door: Programs) -> Vec<String> {
     [kube_proxy, ours].into_iter().filter_map(Result::err).collect()
 }
 
-fn clean_ipvs(family: Family) -> Vec<String> {
-    let mut leftovers: Vec<Box<dyn Leftovers>> =
-        vec![Box::new(KubeProxy { family, device: DeviceUse::Nobodys }), Box::new(Remains { family })];
+fn clean_others(family: Family) -> Vec<String> {
+    let mut leftovers: Vec<Box<dyn Leftovers>> = vec![
+        Box::new(KubeProxy { family, device: DeviceUse::Nobodys }),
+        Box::new(Remains { family }),
+        Box::new(LeftTable::kube_proxys(family)),
+        Box::new(LeftTable::ours(family)),
+    ];
     leftovers
         .iter_mut()
         .filter_map(|left| left.remove().err())

@@ -7,10 +7,12 @@ use clap::Args;
 
 use crate::config::{self, Config, Flags, ModeName, Source};
 use crate::kernel::iptables::Programs;
+use crate::kernel::nftables::KernelNftables;
 use crate::model::{Scheduler, ServiceTable};
 use crate::modes::Mode;
 use crate::modes::iptables::{self, Iptables};
 use crate::modes::ipvs::{self, Ipvs};
+use crate::modes::nftables::{self, Nftables};
 use crate::sync;
 
 use super::assemble;
@@ -47,7 +49,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let settings = assemble::ipvs_settings(&config, None);
             print::<Ipvs<Programs>>(&config, config.ipvs.scheduler, |table| ipvs::render(&settings, table))?;
         }
-        ModeName::Nftables | ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
+        ModeName::Nftables => {
+            let settings = assemble::nftables_settings(&config, assemble::Node::Any);
+            print::<Nftables<KernelNftables>>(&config, config.scheduler, |table| {
+                nftables::render(&settings, table)
+            })?;
+        }
+        ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,10 +9,16 @@ use super::flags::{Flags, General};
 use super::overlay::Overlay;
 use super::problem::{ConfigError, Problems};
 use super::validate::{CommandLine, validate};
-use super::{Action, Config, defaults};
+use super::{Action, Config, ModeName, defaults};
 
-/// Reads the configuration file, if any, and this machine's host name.
+/// Reads the configuration file, if any, and this machine's host name. Where no mode is asked for, it is iptables.
 pub fn load(flags: &Flags) -> Result<Config, ConfigError> {
+    load_with_default(flags, || ModeName::Iptables)
+}
+
+/// The same where the mode depends on this machine. `default` is asked only if it counts: a configuration that is merely
+/// written down must not depend on the kernel.
+pub fn load_with_default(flags: &Flags, default: impl FnOnce() -> ModeName) -> Result<Config, ConfigError> {
     let file = match &flags.general.config {
         Some(path) if !path.is_empty() => Some(read(Path::new(path))?),
         _ => None,
@@ -20,7 +26,7 @@ pub fn load(flags: &Flags) -> Result<Config, ConfigError> {
     let hostname = rustix::system::uname().nodename().to_str().map(str::to_owned);
     let hostname = hostname
         .map_err(|_| ConfigError::Hostname(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8")))?;
-    Ok(resolve(flags, file, &hostname)?)
+    Ok(resolve_with_default(flags, file, &hostname, default)?)
 }
 
 fn read(path: &Path) -> Result<Decoded, ConfigError> {
@@ -33,6 +39,15 @@ fn read(path: &Path) -> Result<Decoded, ConfigError> {
 ///
 /// A file takes the place of kube-proxy's flags, but for those about logging, the host name and what to do at all.
 pub fn resolve(flags: &Flags, file: Option<Decoded>, hostname: &str) -> Result<Config, Problems> {
+    resolve_with_default(flags, file, hostname, || ModeName::Iptables)
+}
+
+fn resolve_with_default(
+    flags: &Flags,
+    file: Option<Decoded>,
+    hostname: &str,
+    default: impl FnOnce() -> ModeName,
+) -> Result<Config, Problems> {
     let mut overlay = Overlay::default();
     let (mut kube_proxy, mut own, mut warnings) = match file {
         Some(mut decoded) => {
@@ -55,6 +70,9 @@ pub fn resolve(flags: &Flags, file: Option<Decoded>, hostname: &str) -> Result<C
         warnings.push(
             "there are no NodePorts on 127.0.0.1: they would need route_localnet (CVE-2020-8558)".into(),
         );
+    }
+    if action == Action::Run && kube_proxy.mode.as_ref().is_none_or(String::is_empty) {
+        kube_proxy.mode = Some(default().name().to_owned());
     }
     defaults::fill(&mut kube_proxy);
     defaults::fill_own(&mut own);

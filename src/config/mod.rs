@@ -28,7 +28,7 @@ use crate::model::{Hashing, Scheduler};
 pub use crate::model::{DetectLocal, NodePortSetting};
 
 pub use flags::{Flags, is_kube_proxy, normalize};
-pub use load::{load, resolve};
+pub use load::{load, load_with_default, resolve};
 pub use problem::ConfigError;
 pub use write::{config_z, to_yaml, write_config};
 
@@ -97,7 +97,7 @@ impl ModeName {
         [ModeName::Userspace, ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
 
     /// The modes that this build has.
-    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables, ModeName::Ipvs];
+    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
 
     pub fn name(self) -> &'static str {
         match self {

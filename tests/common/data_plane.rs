@@ -8,6 +8,7 @@ pub enum DataPlane {
     IptablesLegacy,
     IptablesNft,
     Ipvs,
+    Nftables,
 }
 
 impl DataPlane {
@@ -18,6 +19,7 @@ impl DataPlane {
         let mode = match self {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => "iptables",
             DataPlane::Ipvs => "ipvs",
+            DataPlane::Nftables => "nftables",
         };
         ["--proxy-mode", mode, "--iptables-flavour", self.flavour()]
     }
@@ -27,7 +29,7 @@ impl DataPlane {
     pub fn flavour(self) -> &'static str {
         match self {
             DataPlane::IptablesLegacy | DataPlane::Ipvs => "legacy",
-            DataPlane::IptablesNft => "nft",
+            DataPlane::IptablesNft | DataPlane::Nftables => "nft",
         }
     }
 
@@ -37,6 +39,7 @@ impl DataPlane {
             DataPlane::IptablesLegacy => "iptables-legacy-save -t nat",
             DataPlane::IptablesNft => "iptables-nft-save -t nat",
             DataPlane::Ipvs => "ipvsadm -Ln",
+            DataPlane::Nftables => "nft list ruleset",
         }
     }
 
@@ -44,15 +47,16 @@ impl DataPlane {
     pub fn unused(self) -> Outcome {
         match self {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => Outcome::Untouched,
-            DataPlane::Ipvs => Outcome::Reject,
+            DataPlane::Ipvs | DataPlane::Nftables => Outcome::Reject,
         }
     }
 
-    /// What stands in the listing before each endpoint.
-    pub fn before_endpoint(self) -> &'static str {
+    /// An endpoint, or what it begins with, as the listing has it.
+    pub fn listed(self, endpoint: &str) -> String {
         match self {
-            DataPlane::IptablesLegacy | DataPlane::IptablesNft => "--to-destination ",
-            DataPlane::Ipvs => "-> ",
+            DataPlane::IptablesLegacy | DataPlane::IptablesNft => format!("--to-destination {endpoint}"),
+            DataPlane::Ipvs => format!("-> {endpoint}"),
+            DataPlane::Nftables => format!(": {}", endpoint.replace(':', " . ")),
         }
     }
 }
@@ -63,6 +67,9 @@ macro_rules! in_every_mode {
     ($($(#[$attribute:meta])* fn $name:ident($plane:ident: DataPlane) $body:block)*) => {
         crate::common::data_plane::in_both_flavours! {
             $($(#[$attribute])* fn $name($plane: DataPlane) $body)*
+        }
+        mod nftables {
+            $(#[test] fn $name() { super::$name(crate::common::data_plane::DataPlane::Nftables) })*
         }
         mod ipvs {
             $(

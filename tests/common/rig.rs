@@ -103,7 +103,7 @@ impl Rig {
 
     /// How often an endpoint is forwarded to whose address and port begin like this.
     pub fn forwards_to(&self, endpoint: &str) -> usize {
-        self.run(self.plane.listing()).matches(&format!("{}{endpoint}", self.plane.before_endpoint())).count()
+        self.run(self.plane.listing()).matches(&self.plane.listed(endpoint)).count()
     }
 
     /// `kill -9`

@@ -69,7 +69,7 @@ fn l5_whatever_is_taken_away_comes_back() {
 }
 
 /// New connections of a pod and from outside while something happens.
-fn while_connecting(rig: &mut Rig, work: impl FnOnce(&mut Rig)) {
+pub fn while_connecting(rig: &mut Rig, work: impl FnOnce(&mut Rig)) {
     let (stop, count, failures) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let lab = Arc::clone(&rig.lab);
     thread::scope(|scope| {

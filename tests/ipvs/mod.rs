@@ -3,8 +3,8 @@
 mod by_hand;
 mod codec;
 mod draining;
-mod lab;
-mod life;
+pub mod lab;
+pub mod life;
 mod node;
 mod refusals;
 mod reuse;

@@ -1,5 +1,6 @@
 //! `ferrovia proxy`: the program's main job.
 
+mod choice;
 mod io;
 mod panics;
 mod planes;
@@ -29,15 +30,20 @@ use crate::sync::{Input, Sync};
 
 use super::{assemble, cleanup};
 
+use choice::Choice;
 use planes::Planes;
 pub use planes::Schedulers;
 
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     panics::end_the_process();
-    let config = config::load(flags)?;
+    let mut choice = None;
+    let config = config::load_with_default(flags, || choice.insert(choice::of_this_machine()).mode)?;
     config::logging::init(&config.logging).context("cannot set up logging")?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Some(Choice { mode, reason }) = choice {
+        tracing::info!(mode = mode.name(), reason, "Chose a mode, as none was asked for");
     }
     match &config.action {
         Action::WriteConfig(path) => config::write_config(path, &config.written)?,
@@ -70,7 +76,8 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     match config.mode {
         ModeName::Iptables => drive(config, planes::iptables(config)?),
         ModeName::Ipvs => drive(config, planes::ipvs(config)?),
-        ModeName::Nftables | ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
+        ModeName::Nftables => drive(config, planes::nftables(config)?),
+        ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use crate::cli::assemble;
 use crate::config::{self, Config};
 use crate::kernel::ipset::KernelSets;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
+use crate::kernel::nftables::probe::{Ability, probe};
+use crate::kernel::nftables::{KernelNftables, NftablesError};
 use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
 use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
+use crate::modes::nftables::{self, LeftTable, Nftables};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::sync::plane::Plane;
 use crate::sync::schedule::Bounds;
@@ -84,7 +87,7 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
         let settings = assemble::iptables_settings(config, Some(&programs));
         let (family, flavour) = (programs.family(), programs.flavour());
         let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
-        leftovers.push(Box::new(Remains { family }));
+        leftovers.extend([boxed(Remains { family }), boxed(LeftTable::ours(family))]);
         Ok(Iptables::new(programs, settings).in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers })
@@ -102,16 +105,55 @@ pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
             VirtualAddressing::Routes => DeviceUse::Nobodys,
         };
         let doors = doors(family, settings.virtual_addresses)?;
-        Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers(family, flavour, device)))
+        let mut leftovers = leftovers(family, flavour, device);
+        leftovers.push(boxed(LeftTable::ours(family)));
+        Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers })
+}
+
+/// nf_tables needs no programs. Those of iptables are only for taking out what they put in.
+pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftables>>> {
+    let schedulers = Schedulers::of_mode::<Nftables<KernelNftables>>(config)?;
+    tracing::info!(mode = config.mode.name(), node = config.node_name, "Starting");
+    let settings = assemble::nftables_settings(config, assemble::Node::This);
+    let of_families = planes(config, |family| {
+        let (mut door, watch) = nftables::open(family)?;
+        require(&mut door, family)?;
+        let rules = Programs::installed(family).into_iter().map(|programs| boxed(OtherFlavour(programs)));
+        let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
+        leftovers.extend([
+            boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
+            boxed(Remains { family }),
+            boxed(LeftTable::kube_proxys(family)),
+        ]);
+        Ok(Nftables::new(family, door, watch, settings).in_place_of(leftovers))
+    })?;
+    Ok(Planes { of_families, schedulers })
+}
+
+/// That the kernel has all that the mode writes.
+pub(super) fn require(door: &mut KernelNftables, family: Family) -> anyhow::Result<()> {
+    let missing = probe(door, family, "ferrovia-probe").missing;
+    let needed: Vec<_> =
+        missing.into_iter().filter(|(ability, _)| *ability != Ability::NamedCounters).collect();
+    let Some((first, reason)) = needed.first() else { return Ok(()) };
+    if matches!(reason, NftablesError::NotTaken { .. }) {
+        bail!("{reason}");
+    }
+    let names: Vec<String> = needed.iter().map(|(ability, _)| ability.to_string()).collect();
+    bail!("this kernel's nf_tables lacks {}; of {first}: {reason}", names.join(", "))
+}
+
+fn boxed(left: impl Leftovers + 'static) -> Box<dyn Leftovers> {
+    Box::new(left)
 }
 
 /// What other proxies may have left, whatever the mode in use.
 fn leftovers(family: Family, flavour: Flavour, device: DeviceUse) -> Vec<Box<dyn Leftovers>> {
     let other = Programs::find(family, Some(flavour.other())).ok().map(OtherFlavour);
-    let mut all: Vec<Box<dyn Leftovers>> = vec![Box::new(KubeProxy { family, device })];
-    all.extend(other.map(|other| Box::new(other) as Box<dyn Leftovers>));
+    let mut all = vec![boxed(KubeProxy { family, device }), boxed(LeftTable::kube_proxys(family))];
+    all.extend(other.map(boxed));
     all
 }
 
@@ -156,7 +198,7 @@ fn doors(family: Family, addressing: VirtualAddressing) -> anyhow::Result<Doors>
     Ok(Doors { ipvs, sets, addresses })
 }
 
-/// Makes a mode for each family that works here. Without any there is nothing to do.
+/// Modes that need the programs of iptables.
 fn for_each_family<M: Mode>(
     config: &Config,
     make: impl Fn(Programs) -> anyhow::Result<M>,
@@ -166,23 +208,36 @@ fn for_each_family<M: Mode>(
         None => Flavour::detect()?,
     };
     tracing::info!(mode = config.mode.name(), %flavour, node = config.node_name, "Starting");
+    let primary = primary(config);
+    planes(config, |family| make(usable(family, flavour, primary)?))
+}
+
+fn primary(config: &Config) -> Family {
+    config.node_ip.map_or(Family::V4, Family::of)
+}
+
+/// Makes a mode for each family that works here. Without any there is nothing to do.
+fn planes<M: Mode>(
+    config: &Config,
+    make: impl Fn(Family) -> anyhow::Result<M>,
+) -> anyhow::Result<Vec<(ServiceTable, Plane<M>)>> {
     let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
-    let primary = config.node_ip.map_or(Family::V4, Family::of);
     let mut planes = Vec::new();
+    let mut reasons = Vec::new();
     for family in Family::ALL {
-        match usable(family, flavour, primary) {
-            Ok(programs) => {
-                let mode = make(programs).with_context(|| format!("{family}"))?;
+        match make(family) {
+            Ok(mode) => {
                 let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
                 planes.push((ServiceTable::new(family), plane));
             }
             Err(error) => {
-                tracing::warn!(%family, %error, "No Services of this address family");
+                tracing::warn!(%family, error = format!("{error:#}"), "No Services of this address family");
+                reasons.push(format!("{family}: {error:#}"));
             }
         }
     }
     if planes.is_empty() {
-        bail!("iptables works for neither IPv4 nor IPv6 here");
+        bail!("the {} mode works for neither IPv4 nor IPv6 here: {}", config.mode.name(), reasons.join("; "));
     }
     Ok(planes)
 }
