@@ -98,6 +98,11 @@ impl Proxy {
         }
     }
 
+    /// The process, as `/proc` names it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
