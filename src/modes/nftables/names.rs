@@ -66,9 +66,9 @@ fn address(family: Family) -> Datatype {
 /// The sets and maps that are always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
-    /// Where packets to a frontend go on.
+    /// The class of packets to a frontend.
     Services,
-    /// Where those of pods of this node go on, if all endpoints are theirs though the policy is Local.
+    /// That of packets of this node's pods, if all endpoints are theirs though the policy is Local.
     ShortCircuits,
     /// The same for what the node itself sends.
     OwnShortCircuits,
@@ -87,14 +87,18 @@ pub enum Set {
     VirtualIps,
     /// Endpoints that may reach themselves.
     Hairpin,
-    /// Frontends whose clients are remembered, and for how long.
+    /// Frontends whose clients are remembered: the class says for how long.
     Sticky,
+    /// Where packets of a class go on.
+    Classes,
+    /// The same for [`Sticky`](Set::Sticky).
+    Timeouts,
     /// Which endpoint a client had. By the address also for NodePorts: a connection is remembered as it was sent.
     Affinity,
 }
 
 /// All that there are, with their names.
-pub const NAMES: [(Set, Keying, &str); 20] = [
+pub const NAMES: [(Set, Keying, &str); 22] = [
     (Set::Services, Keying::Address, "services"),
     (Set::Services, Keying::Node, "node-ports"),
     (Set::ShortCircuits, Keying::Address, "short-circuits"),
@@ -115,6 +119,8 @@ pub const NAMES: [(Set, Keying, &str); 20] = [
     (Set::Affinity, Keying::Address, "affinity"),
     (Set::Sticky, Keying::Address, "sticky"),
     (Set::Sticky, Keying::Node, "node-sticky"),
+    (Set::Classes, Keying::Address, "classes"),
+    (Set::Timeouts, Keying::Address, "timeouts"),
 ];
 
 impl Set {
@@ -177,7 +183,11 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
     let one = address(family);
     match set {
         Set::Services | Set::ShortCircuits | Set::OwnShortCircuits | Set::Sticky => {
-            door::Set::map(name, Shape::types(&key), SetData::Verdict)
+            let class = SetData::Value(Shape::types(&[Datatype::Priority]));
+            door::Set::map(name, Shape::types(&key), class)
+        }
+        Set::Classes | Set::Timeouts => {
+            door::Set::map(name, Shape::types(&[Datatype::Priority]), SetData::Verdict)
         }
         Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject => door::Set::new(name, Shape::types(&key)),
         Set::SourceRanges => {
