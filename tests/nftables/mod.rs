@@ -76,8 +76,12 @@ fn what_is_written_reads_well() {
     assert!(matches!(seen, Observed::Answered { .. }), "{seen}");
     let listed = rig.run("nft list ruleset");
     for line in [
-        "10.96.0.10 . tcp . 80 comment \"default/web/TCP\" : goto pick-cluster-random-2-sticky",
-        "tcp . 30080 comment \"default/web/TCP\" : goto masquerade-node-cluster-random-2-sticky",
+        "10.96.0.10 . tcp . 80 comment \"default/web/TCP\" : 0:1",
+        "0:1 : goto pick-cluster-random-2-sticky",
+        "tcp . 30080 comment \"default/web/TCP\" : 0:2",
+        "0:2 : goto masquerade-node-cluster-random-2-sticky",
+        "meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @classes",
+        "meta priority set none dnat ip to",
         "10.96.0.10 . tcp . 80 . 0 : 10.244.1.5 . 8080",
         "dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @cluster-2",
         "dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity",
@@ -87,7 +91,7 @@ fn what_is_written_reads_well() {
         assert!(listed.contains(line), "{line}\n{listed}");
     }
     let found = shell(&rig, "nft get element ip ferrovia services '{ 10.96.0.10 . tcp . 80 }'");
-    assert!(found.contains("goto pick-cluster-random-2-sticky"), "{found}");
+    assert!(found.contains(": 0:1"), "{found}");
     rig.run("nft list table ip6 ferrovia");
 }
 

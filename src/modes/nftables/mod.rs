@@ -5,12 +5,15 @@ mod base;
 mod building;
 mod classes;
 mod cleanup;
+mod edits;
 mod error;
 mod held;
 mod hooks;
 mod key;
+mod ledger;
 mod member;
 mod names;
+mod numbers;
 mod objects;
 mod observe;
 mod plan;
@@ -20,10 +23,14 @@ mod render;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod watch;
+mod work;
 
+use std::io;
 use std::time::{Duration, Instant};
 
+use crate::kernel::alarm::Ring;
 use crate::kernel::nftables as door;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::InvalidPackets;
@@ -36,7 +43,8 @@ pub use watch::{OpenError, Watch, open};
 
 use base::Style;
 use held::Held;
-use planner::Scope;
+use ledger::Ledger;
+use work::Scope;
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +69,7 @@ pub struct Nftables<D> {
     settings: Settings,
     held: Held,
     scope: Scope,
+    ledger: Ledger,
     leftovers: Vec<Box<dyn Leftovers>>,
 }
 
@@ -68,7 +77,8 @@ impl<D: door::Nftables> Nftables<D> {
     /// `watch` tells of what others do to the table.
     pub fn new(family: Family, door: D, watch: Box<dyn Watch>, settings: Settings) -> Self {
         let (held, scope, leftovers) = (Held::default(), Scope::Everything, Vec::new());
-        Nftables { family, door, watch, settings, held, scope, leftovers }
+        let ledger = Ledger::default();
+        Nftables { family, door, watch, settings, held, scope, ledger, leftovers }
     }
 
     /// With what goes once its own rules are in place.
@@ -79,7 +89,17 @@ impl<D: door::Nftables> Nftables<D> {
 
 /// The whole of what a kernel without our table needs: what goldens hold and `ferrovia plan` prints.
 pub fn render(settings: &Settings, table: &ServiceTable) -> String {
-    planner::plan(settings, &Held::default(), Scope::Everything, table, Instant::now()).to_string()
+    let (mut held, mut scope, mut text) = (Held::default(), Scope::Everything, String::new());
+    let now = Instant::now();
+    loop {
+        let plan = planner::plan(settings, &held, &scope, table, now);
+        text += &plan.to_string();
+        plan.outcome.learn(&mut held, now);
+        match plan.rest {
+            Some(rest) => scope = Scope::Rest(rest),
+            None => return text,
+        }
+    }
 }
 
 impl<D: door::Nftables> Mode for Nftables<D> {
@@ -89,12 +109,16 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     const SCHEDULERS: &'static [Scheduler] =
         &[Scheduler::Random, Scheduler::RoundRobin, Scheduler::SourceHash];
 
-    /// The kernel tells of changes: a look is one system call.
-    const DRIFT_POLL: Duration = Duration::from_millis(50);
+    /// The kernel tells of changes: this is for what it could not tell.
+    const DRIFT_POLL: Duration = Duration::from_secs(1);
 
     fn observe(&mut self) -> Result<(), Error> {
         // What others do while we read counts as drift.
+        let now = self.door.generation().map_err(error::observing)?;
         self.watch.disturbed()?;
+        self.ledger = Ledger::open(now, self.watch.told());
+        // Not beside what is read: that may be half a million slots.
+        self.held = Held::default();
         let style = Style::new(&self.settings, &ServiceTable::new(self.family));
         self.held = observe::observe(&mut self.door, self.family, &style)?;
         self.scope = Scope::Everything;
@@ -102,17 +126,23 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     }
 
     fn plan(&self, want: &ServiceTable, now: Instant) -> Plan {
-        planner::plan(&self.settings, &self.held, self.scope, want, now)
+        planner::plan(&self.settings, &self.held, &self.scope, want, now)
     }
 
     fn apply(&mut self, plan: Plan) -> Result<(), Error> {
         self.door
             .commit(&plan.transaction)
             .map_err(|source| Error::Apply { culprit: plan.culprit(&source).map(Box::new), source })?;
-        affinity::purge(&mut self.door, self.family, &plan.purge).map_err(Error::Affinity)?;
+        self.ledger.note_own(u32::from(!plan.transaction.is_empty()));
+        let purged = affinity::purge(&mut self.door, self.family, &plan.purge).map_err(Error::Affinity)?;
+        self.ledger.note_own(purged);
         plan.outcome.learn(&mut self.held, plan.made);
-        self.scope = Scope::Changes;
+        self.scope = plan.rest.map_or(Scope::Changes, Scope::Rest);
         Ok(())
+    }
+
+    fn is_halfway(&self) -> bool {
+        matches!(self.scope, Scope::Rest(_))
     }
 
     fn operations(plan: &Plan) -> usize {
@@ -121,6 +151,24 @@ impl<D: door::Nftables> Mode for Nftables<D> {
 
     fn drift(&mut self) -> Result<Drift, Error> {
         Ok(if self.watch.disturbed()? { Drift::Suspected } else { Drift::None })
+    }
+
+    fn alert(&mut self, ring: Ring) -> io::Result<()> {
+        self.watch.alert(ring)
+    }
+
+    /// A look at the generation. A transaction that is just being told of is one the second time.
+    fn audit(&mut self) -> Result<Drift, Error> {
+        for _ in 0..2 {
+            let now = self.door.generation().map_err(error::observing)?;
+            if self.watch.disturbed()? {
+                return Ok(Drift::Suspected);
+            }
+            if self.ledger.accounts_for(now, self.watch.told()) {
+                return Ok(Drift::None);
+            }
+        }
+        Ok(Drift::Suspected)
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {

@@ -66,9 +66,9 @@ fn address(family: Family) -> Datatype {
 /// The sets and maps that are always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
-    /// Where packets to a frontend go on.
+    /// The class of packets to a frontend.
     Services,
-    /// Where those of pods of this node go on, if all endpoints are theirs though the policy is Local.
+    /// That of packets of this node's pods, if all endpoints are theirs though the policy is Local.
     ShortCircuits,
     /// The same for what the node itself sends.
     OwnShortCircuits,
@@ -87,14 +87,18 @@ pub enum Set {
     VirtualIps,
     /// Endpoints that may reach themselves.
     Hairpin,
-    /// Frontends whose clients are remembered, and for how long.
+    /// Frontends whose clients are remembered: the class says for how long.
     Sticky,
+    /// Where packets of a class go on.
+    Classes,
+    /// The same for [`Sticky`](Set::Sticky).
+    Timeouts,
     /// Which endpoint a client had. By the address also for NodePorts: a connection is remembered as it was sent.
     Affinity,
 }
 
 /// All that there are, with their names.
-pub const NAMES: [(Set, Keying, &str); 20] = [
+pub const NAMES: [(Set, Keying, &str); 22] = [
     (Set::Services, Keying::Address, "services"),
     (Set::Services, Keying::Node, "node-ports"),
     (Set::ShortCircuits, Keying::Address, "short-circuits"),
@@ -115,6 +119,8 @@ pub const NAMES: [(Set, Keying, &str); 20] = [
     (Set::Affinity, Keying::Address, "affinity"),
     (Set::Sticky, Keying::Address, "sticky"),
     (Set::Sticky, Keying::Node, "node-sticky"),
+    (Set::Classes, Keying::Address, "classes"),
+    (Set::Timeouts, Keying::Address, "timeouts"),
 ];
 
 impl Set {
@@ -177,7 +183,11 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
     let one = address(family);
     match set {
         Set::Services | Set::ShortCircuits | Set::OwnShortCircuits | Set::Sticky => {
-            door::Set::map(name, Shape::types(&key), SetData::Verdict)
+            let class = SetData::Value(Shape::types(&[Datatype::Priority]));
+            door::Set::map(name, Shape::types(&key), class)
+        }
+        Set::Classes | Set::Timeouts => {
+            door::Set::map(name, Shape::types(&[Datatype::Priority]), SetData::Verdict)
         }
         Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject => door::Set::new(name, Shape::types(&key)),
         Set::SourceRanges => {
@@ -195,14 +205,20 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
     }
 }
 
-/// A map to the endpoints of all frontends with so many slots: one map for each number keeps the elements together that
-/// one rule looks at, and the kernel from walking all of them for every rule that it checks.
+/// A map to the endpoints of frontends with so many slots: one map for each number keeps the elements together that one
+/// rule looks at, and the kernel from walking all of them for every rule that it checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlotMap {
     pub keying: Keying,
     pub policy: TrafficPolicy,
     pub slots: u32,
+    /// A map that is full is followed by another one. From 1 on.
+    pub volume: u32,
 }
+
+/// Elements in a map of slots. Reading one takes the square of its size, as the kernel starts anew for each message
+/// (`nf_tables_dump_set`): 18 s for half a million, half a second for as many in maps of this size.
+const VOLUME: u32 = 8192;
 
 const NODE: &str = "node-";
 const POLICIES: [(TrafficPolicy, &str); 2] =
@@ -218,10 +234,24 @@ impl SlotMap {
             Some(rest) => (Keying::Node, rest),
             None => (Keying::Address, name),
         };
-        let (policy, slots) = rest.split_once('-')?;
+        let (policy, rest) = rest.split_once('-')?;
         let policy = POLICIES.into_iter().find(|(_, name)| *name == policy)?.0;
-        let map = SlotMap { keying, policy, slots: slots.parse().ok()? };
+        let (slots, volume) = rest.split_once('.').unwrap_or((rest, "1"));
+        let map = SlotMap { keying, policy, slots: slots.parse().ok()?, volume: volume.parse().ok()? };
         (map.to_string() == name).then_some(map)
+    }
+
+    /// How many frontends it has room for.
+    pub fn room(&self) -> u32 {
+        (VOLUME / self.slots.max(1)).max(1)
+    }
+
+    /// The number of slots, and the volume unless it is the first: `3`, `3.2`. No name of a Service has a dot.
+    pub fn size(&self) -> String {
+        match self.volume {
+            1 => self.slots.to_string(),
+            volume => format!("{}.{volume}", self.slots),
+        }
     }
 
     fn declaration(self, family: Family) -> door::Set {
@@ -235,10 +265,10 @@ impl SlotMap {
     }
 }
 
-/// `cluster-3`, `node-local-1`
+/// `cluster-3`, `cluster-3.2`, `node-local-1`
 impl fmt::Display for SlotMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = if self.keying == Keying::Node { NODE } else { "" };
-        write!(f, "{node}{}-{}", policy_name(self.policy), self.slots)
+        write!(f, "{node}{}-{}", policy_name(self.policy), self.size())
     }
 }

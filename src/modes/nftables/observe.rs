@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use super::base::Style;
 use super::error::{self, Error};
-use super::held::{Held, Presence, SlotPlace};
+use super::held::{Held, Presence};
 use super::key;
-use super::member::{Leads, Member};
+use super::member::Member;
 use super::names::{self, Keying, Set, SetId, SlotMap};
+use super::numbers::ClassId;
 use super::objects::{Content, HeldChain, Object, named};
 use super::slots::Target;
+use super::volumes::SlotPlace;
 use crate::kernel::nftables::set::SetData;
 use crate::kernel::nftables::table::Ownership;
 use crate::kernel::nftables::{self as door, Element, InstalledRule, InstalledTable, Name, Nftables, Table};
@@ -60,6 +62,7 @@ impl Reading<'_> {
             }
             match id {
                 Some(SetId::Fixed(Set::Affinity, _)) | None => {}
+                Some(SetId::Fixed(map @ (Set::Classes | Set::Timeouts), _)) => self.classes(&set, map)?,
                 Some(SetId::Fixed(fixed, keying)) => self.members(&set, fixed, keying)?,
                 Some(SetId::Slots(map)) => self.slots(&set, map)?,
             }
@@ -68,12 +71,22 @@ impl Reading<'_> {
         Ok(true)
     }
 
+    fn classes(&mut self, set: &door::Set, map: Set) -> Result<(), Error> {
+        let objects = &mut self.held.objects;
+        let mut note = |element: &Element| {
+            if let Some((id, verdict)) = ClassId::parse(map, element) {
+                objects.observed_class(id, verdict);
+            }
+        };
+        self.nftables.elements(&self.table, set, &mut note).map_err(error::observing)
+    }
+
     fn members(&mut self, set: &door::Set, fixed: Set, keying: Keying) -> Result<(), Error> {
         let (family, held) = (self.family, &mut self.held);
         let mut note = |element: &Element| match Member::parse(fixed, keying, family, element) {
             Some((member, leads)) => {
-                if let Some(chain) = leads.as_ref().and_then(Leads::chain) {
-                    held.objects.observed_user(Object::Chain(chain.clone()));
+                if let Some(class) = leads.as_ref().and_then(|leads| member.class(leads)) {
+                    held.objects.observed_user(Object::Class(class));
                 }
                 held.members.insert(member, leads);
             }
@@ -94,7 +107,8 @@ impl Reading<'_> {
         };
         self.nftables.elements(&self.table, set, &mut note).map_err(error::observing)?;
         for (place, slots) in found {
-            let at = SlotPlace { place, policy: map.policy, count: map.slots };
+            let SlotMap { policy, slots: count, volume, .. } = map;
+            let at = SlotPlace { place, policy, count, volume };
             self.held.slots.insert(at, slots.into());
         }
         Ok(())

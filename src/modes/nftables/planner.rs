@@ -1,133 +1,121 @@
 //! Making a plan. One piece of code, whatever is known: with nothing known it looks at everything, for one change at the
 //! places that the change can concern.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Settings;
 use super::affinity::{Others, Purge};
 use super::base::Style;
-use super::building::Building;
+use super::building::{Building, Sweeping};
 use super::classes::may_be_sticky;
-use super::held::{Held, Presence, SlotPlace};
+use super::edits::Edits;
+use super::held::{Held, Presence};
 use super::key;
 use super::member::{Leads, Member};
 use super::names::{self, Set, SetId};
+use super::numbers::Number;
 use super::plan::{Outcome, Owners, Plan};
-use super::render::{self, Wanted};
+use super::render::{self, Goal, Wanted};
 use super::slots::{self, Slots, Target};
-use crate::kernel::nftables::element::Elements;
-use crate::kernel::nftables::transaction::Operation;
-use crate::kernel::nftables::{Name, Transaction};
-use crate::model::{Changes, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy};
-
-/// What a planner looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Everything,
-    Changes,
-}
+use super::volumes::{SlotPlace, Volumes};
+use super::work::{PART, Rest, Scope, Work};
+use crate::kernel::nftables::userdata::Comment;
+use crate::kernel::nftables::{Transaction, Verdict};
+use crate::model::{Changes, FrontendKey, ServiceTable, TrafficPolicy};
 
 /// Decides everything.
-pub fn plan(settings: &Settings, held: &Held, scope: Scope, want: &ServiceTable, now: Instant) -> Plan {
+pub fn plan(settings: &Settings, held: &Held, scope: &Scope, want: &ServiceTable, now: Instant) -> Plan {
     let mut planner = Planner {
         held,
         want,
         building: Building::new(held, settings, want.family()),
-        edits: BTreeMap::new(),
+        volumes: Volumes::new(&held.slots),
+        edits: Edits::default(),
         outcome: Outcome::default(),
         purge: Purge::default(),
         owners: Owners::default(),
     };
-    let touched = match (scope, want.changes()) {
-        (Scope::Changes, Changes::Some(changes)) => {
-            let mut touched = Touched::default();
-            for (name, change) in changes {
-                change.before.iter().chain(want.get(name)).for_each(|port| touched.add(port));
-            }
-            touched
-        }
-        _ => {
-            planner.building.skeleton(&Style::new(settings, want));
-            planner.purge.others = Others::Forgotten;
-            planner.strangers();
-            planner.everything()
-        }
-    };
-    touched.places.into_iter().for_each(|place| planner.place(place));
-    touched.addresses.into_iter().for_each(|address| planner.address(address));
-    planner.finish(now)
-}
-
-/// The places that may differ.
-#[derive(Debug, Default)]
-struct Touched {
-    places: BTreeSet<FrontendKey>,
-    /// Of frontends, and of endpoints that may reach themselves.
-    addresses: BTreeSet<IpAddr>,
-}
-
-impl Touched {
-    fn add(&mut self, port: &Arc<ServicePort>) {
-        self.places.extend(port.frontends.iter().map(|frontend| port.key(frontend)));
-        self.addresses.extend(port.frontends.iter().filter_map(Frontend::address));
-        self.addresses.extend(port.hairpin_addresses());
-    }
-}
-
-/// What happens to the elements of a set.
-#[derive(Default)]
-struct Edit {
-    deleted: Elements,
-    added: Elements,
+    let mut rest = planner.work(scope, settings);
+    planner.purge = std::mem::take(&mut rest.purge);
+    planner.part(&mut rest);
+    planner.finish(rest, now)
 }
 
 struct Planner<'a> {
     held: &'a Held,
     want: &'a ServiceTable,
     building: Building<'a>,
-    edits: BTreeMap<SetId, Edit>,
+    volumes: Volumes<'a>,
+    edits: Edits,
     outcome: Outcome,
     purge: Purge,
     owners: Owners,
 }
 
 impl Planner<'_> {
-    fn everything(&self) -> Touched {
-        let mut touched = Touched::default();
-        self.want.ports().for_each(|port| touched.add(port));
-        for member in self.held.members.keys() {
-            match member {
-                Member::Address(_, address) => drop(touched.addresses.insert(*address)),
-                Member::Place(_, place) | Member::Range(place, _) => drop(touched.places.insert(*place)),
+    fn work(&mut self, scope: &Scope, settings: &Settings) -> Rest {
+        match (scope, self.want.changes()) {
+            (Scope::Rest(rest), _) => rest.clone(),
+            (Scope::Changes, Changes::Some(changes)) => {
+                let ports =
+                    changes.iter().flat_map(|(name, change)| change.before.iter().chain(self.want.get(name)));
+                Rest::all_of(Work::of_ports(ports))
+            }
+            _ => {
+                self.building.skeleton(&Style::new(settings, self.want));
+                self.strangers();
+                let mut rest = Rest::all_of(Work::everything(self.want, self.held));
+                rest.purge.others = Others::Forgotten;
+                rest
             }
         }
-        touched.places.extend(self.held.slots.keys().map(|slots| slots.place));
-        touched
+    }
+
+    /// As much as goes into one transaction. A table that is made anew is not seen half made.
+    fn part(&mut self, rest: &mut Rest) {
+        let limit = if self.held.table == Presence::OfAnotherShape { usize::MAX } else { PART };
+        while self.edits.len() < limit
+            && let Some(place) = rest.next_place()
+        {
+            self.place(place);
+        }
+        while self.edits.len() < limit
+            && let Some(address) = rest.next_address()
+        {
+            self.address(address);
+        }
     }
 
     fn strangers(&mut self) {
         for (set, element) in &self.held.strangers {
-            self.edits.entry(*set).or_default().deleted.push(&key::alone(element));
+            self.edits.delete(*set, element);
         }
     }
 
     fn place(&mut self, place: FrontendKey) {
-        let wanted = render::of_place(self.want, place);
-        if let Some(port) = wanted.port {
-            self.owners.places.insert(place, port.name.clone());
-            for class in &wanted.classes {
-                self.building.class(class, &mut self.owners.objects, &port.name);
-            }
-        }
+        let volume = |policy, slots| self.volumes.choose(place, policy, slots).volume;
+        let wanted = render::of_place(self.want, place, &volume);
+        let members = self.numbered(place, &wanted);
         let left = [TrafficPolicy::Cluster, TrafficPolicy::Local]
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));
         let left = left.into_iter().find(|left| *left == Departure::Some).unwrap_or(Departure::None);
         self.clients(place, &wanted, left);
         let held = self.held_at(place);
-        self.members(&held, &wanted.members);
+        self.members(&held, &members);
+    }
+
+    /// The members with the numbers of the classes that they lead to.
+    fn numbered(&mut self, place: FrontendKey, wanted: &Wanted<'_>) -> Vec<(Member, Option<Leads>)> {
+        let Some(port) = wanted.port else { return Vec::new() };
+        self.owners.places.insert(place, port.name.clone());
+        let mut number = |class| self.building.class(class, &mut self.owners.objects, &port.name);
+        let numbers: Vec<Number> = wanted.classes.iter().map(&mut number).collect();
+        let leads = |goal| Leads {
+            to: if let Goal::Class(at) = goal { numbers[at] } else { Number::ACCEPT },
+            comment: Some(Comment::new(&port.name.to_string())),
+        };
+        wanted.members.iter().map(|(member, goal)| (*member, goal.map(leads))).collect()
     }
 
     fn held_at(&self, place: FrontendKey) -> Vec<Member> {
@@ -153,7 +141,7 @@ impl Planner<'_> {
     /// Who was remembered for an endpoint elsewhere must not get there where the policy is Local from now on: without
     /// this node's source address the answer would come from a stranger.
     fn becomes_local(&self, place: FrontendKey, wanted: &Wanted<'_>) -> bool {
-        let had = |policy| self.held.slots_of(place, policy).next().is_some();
+        let had = |policy| self.held.slots.of(place, policy).next().is_some();
         !wanted.shares(TrafficPolicy::Local).is_empty()
             && !had(TrafficPolicy::Local)
             && had(TrafficPolicy::Cluster)
@@ -161,15 +149,18 @@ impl Planner<'_> {
 
     fn was_sticky(&self, place: FrontendKey) -> bool {
         [Set::Services, Set::ShortCircuits].into_iter().any(|set| {
-            let leads = self.held.members.get(&Member::Place(set, place)).and_then(Option::as_ref);
-            leads.and_then(Leads::chain).is_some_and(|chain| may_be_sticky(chain))
+            let member = Member::Place(set, place);
+            let leads = self.held.members.get(&member).and_then(Option::as_ref);
+            let class = leads.and_then(|leads| member.class(leads));
+            let verdict = class.and_then(|class| self.held.objects.numbers.verdict(class));
+            verdict.and_then(Verdict::chain).is_some_and(|chain| may_be_sticky(chain))
         })
     }
 
     /// Brings the slots of a frontend to what is wanted.
     fn slots(&mut self, place: FrontendKey, policy: TrafficPolicy, shares: &[(Target, u32)]) -> Departure {
-        let at = SlotPlace { place, policy, count: slots::count(shares) };
-        let held: Vec<(&SlotPlace, &Slots)> = self.held.slots_of(place, policy).collect();
+        let at = self.volumes.choose(place, policy, slots::count(shares));
+        let held: Vec<(&SlotPlace, &Slots)> = self.held.slots.of(place, policy).collect();
         let here = held.iter().find(|(found, _)| **found == at);
         let model = here.or(held.first()).map(|(_, slots)| &slots[..]).unwrap_or_default();
         let wanted = slots::assign(shares, model);
@@ -186,7 +177,7 @@ impl Planner<'_> {
     }
 
     fn fill(&mut self, at: &SlotPlace, before: &[Option<Target>], after: &[Option<Target>]) {
-        let edit = self.edits.entry(SetId::Slots(at.map())).or_default();
+        let map = SetId::Slots(at.map());
         for number in 0..before.len().max(after.len()) {
             let held = before.get(number).copied().flatten();
             let wanted = after.get(number).copied().flatten();
@@ -194,12 +185,14 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(target) = held {
-                edit.deleted.push(&key::alone(&key::slot(&at.place, number, &target)));
+                self.edits.delete(map, &key::slot(&at.place, number, &target));
             }
             if let Some(target) = wanted {
-                edit.added.push(&key::slot(&at.place, number, &target));
+                self.edits.add(map, &key::slot(&at.place, number, &target));
             }
         }
+        let by = i64::from(!after.is_empty()) - i64::from(!before.is_empty());
+        self.volumes.note(at.map(), by);
         self.outcome.slots.push((*at, (!after.is_empty()).then(|| after.into())));
     }
 
@@ -223,21 +216,22 @@ impl Planner<'_> {
                 Some(_) => self.delete(member),
                 None => {}
             }
-            let edit = self.edits.entry(member.set()).or_default();
-            edit.added.push(&member.element(leads.as_ref()));
-            self.building.leads(leads.as_ref(), 1);
+            self.edits.add(member.set(), &member.element(leads.as_ref()));
+            self.building.leads(member, leads.as_ref(), 1);
             self.outcome.members.push((*member, Some(leads.clone())));
         }
     }
 
     fn delete(&mut self, member: &Member) {
-        self.edits.entry(member.set()).or_default().deleted.push(&member.element(None));
+        self.edits.delete(member.set(), &member.element(None));
         let leads = self.held.members.get(member).and_then(Option::as_ref);
-        self.building.leads(leads, -1);
+        self.building.leads(member, leads, -1);
     }
 
-    fn finish(self, now: Instant) -> Plan {
-        let Planner { held, want, building, edits, mut outcome, purge, owners } = self;
+    fn finish(self, mut rest: Rest, now: Instant) -> Plan {
+        let Planner { held, want, building, edits, mut outcome, purge, owners, .. } = self;
+        // What nothing leads to yet may be needed by the rest.
+        let sweeping = if rest.is_done() { Sweeping::Now } else { Sweeping::Later };
         let family = want.family();
         let mut transaction = Transaction::new(&names::table(family));
         if held.table == Presence::OfAnotherShape {
@@ -246,12 +240,19 @@ impl Planner<'_> {
         if held.table != Presence::There {
             transaction.add_table(Some(names::COMMENT));
         }
-        let built = building.finish(now);
+        let built = building.finish(sweeping, now);
         outcome.objects = built.changes;
         transaction.operations.extend(built.created);
-        transaction.operations.extend(edits.into_iter().flat_map(|(set, edit)| edit.operations(set)));
+        transaction.operations.extend(edits.operations());
         transaction.operations.extend(built.swept);
-        Plan { family, transaction, outcome, purge, owners, made: now }
+        let (purge, rest) = match sweeping {
+            Sweeping::Now => (purge, None),
+            Sweeping::Later => {
+                rest.purge = purge;
+                (Purge::default(), Some(rest))
+            }
+        };
+        Plan { family, transaction, outcome, purge, owners, rest, made: now }
     }
 }
 
@@ -260,19 +261,4 @@ impl Planner<'_> {
 enum Departure {
     None,
     Some,
-}
-
-impl Edit {
-    fn operations(self, set: SetId) -> impl Iterator<Item = Operation> {
-        let set: Name = set.to_string().into();
-        let Edit { deleted, added } = self;
-        let delete = Operation::DeleteElements { set: set.clone(), elements: deleted };
-        let add = Operation::AddElements { set, elements: added };
-        [delete, add].into_iter().filter(|operation| match operation {
-            Operation::DeleteElements { elements, .. } | Operation::AddElements { elements, .. } => {
-                !elements.is_empty()
-            }
-            _ => true,
-        })
-    }
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::classes::{Class, Memory, Pick, Turn};
-use super::member::{Lead, Leads, Member};
+use super::member::{Leads, Member};
 use super::names::{Keying, Set, SlotMap};
 use super::slots::{self, Target};
-use crate::kernel::nftables::userdata::Comment;
 use crate::model::{
     Affinity, Destination, Family, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy, Verdict,
 };
@@ -18,11 +17,20 @@ use crate::model::{
 #[derive(Debug, Default)]
 pub struct Wanted<'a> {
     pub port: Option<&'a Arc<ServicePort>>,
-    pub members: Vec<(Member, Option<Leads>)>,
+    pub members: Vec<(Member, Option<Goal>)>,
     /// The endpoints of each policy that has traffic here, with their numbers of slots.
     shares: Vec<(TrafficPolicy, Vec<(Target, u32)>)>,
-    /// The chains that members lead to.
+    /// The classes that members lead to.
     pub classes: Vec<Class>,
+}
+
+/// Where a member leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// One of [`Wanted::classes`].
+    Class(usize),
+    /// Nowhere: the packet is left as it is.
+    Accept,
 }
 
 impl Wanted<'_> {
@@ -46,24 +54,31 @@ enum Masquerade {
     No,
 }
 
-pub fn of_place(table: &ServiceTable, place: FrontendKey) -> Wanted<'_> {
+/// `volume` tells in which volume the frontend's slots of a policy are, by their number.
+pub fn of_place<'a>(
+    table: &'a ServiceTable,
+    place: FrontendKey,
+    volume: &dyn Fn(TrafficPolicy, u32) -> u32,
+) -> Wanted<'a> {
     let found = table.frontends().get(&place).and_then(|port| {
         let frontend = port.frontends.iter().find(|frontend| port.key(frontend) == place)?;
         Some((port, frontend))
     });
     let Some((port, frontend)) = found else { return Wanted::default() };
-    let mut rendering = Rendering { port, place, wanted: Wanted { port: Some(port), ..Wanted::default() } };
+    let wanted = Wanted { port: Some(port), ..Wanted::default() };
+    let mut rendering = Rendering { port, place, volume, wanted };
     rendering.frontend(table, frontend);
     rendering.wanted
 }
 
-struct Rendering<'a> {
+struct Rendering<'a, 'v> {
     port: &'a Arc<ServicePort>,
     place: FrontendKey,
+    volume: &'v dyn Fn(TrafficPolicy, u32) -> u32,
     wanted: Wanted<'a>,
 }
 
-impl Rendering<'_> {
+impl Rendering<'_, '_> {
     fn frontend(&mut self, table: &ServiceTable, frontend: &Frontend) {
         let port = self.port;
         let is_external = !matches!(frontend, Frontend::ClusterIp(_));
@@ -94,9 +109,8 @@ impl Rendering<'_> {
         self.wanted.members.push((Member::Place(set, self.place), None));
     }
 
-    fn lead_to(&mut self, set: Set, to: Lead) {
-        let leads = Leads { to, comment: Some(Comment::new(&self.port.name.to_string())) };
-        self.wanted.members.push((Member::Place(set, self.place), Some(leads)));
+    fn lead_to(&mut self, set: Set, goal: Goal) {
+        self.wanted.members.push((Member::Place(set, self.place), Some(goal)));
     }
 
     /// At a virtual address, what is not served is refused anyway. At another one, NodePorts must not take it.
@@ -105,7 +119,7 @@ impl Rendering<'_> {
             Destination::Address(address) if table.is_virtual(address) => {}
             Destination::Address(_) => {
                 self.member(Set::Reject);
-                self.lead_to(Set::Services, Lead::Accept);
+                self.lead_to(Set::Services, Goal::Accept);
             }
             Destination::Node => self.member(Set::Reject),
         }
@@ -114,7 +128,12 @@ impl Rendering<'_> {
     fn lead(&mut self, set: Set, policy: TrafficPolicy, masquerade: Masquerade) {
         let slots = self.share(policy);
         let pick = Pick {
-            map: SlotMap { keying: Keying::of(&self.place), policy, slots },
+            map: SlotMap {
+                keying: Keying::of(&self.place),
+                policy,
+                slots,
+                volume: (self.volume)(policy, slots),
+            },
             turn: Turn::of(self.port.scheduler, slots, &self.port.name),
             memory: if self.port.affinity.is_some() { Memory::Sticky } else { Memory::None },
         };
@@ -123,7 +142,7 @@ impl Rendering<'_> {
     }
 
     fn lead_to_class(&mut self, set: Set, class: Class) {
-        self.lead_to(set, Lead::Chain(class.to_string().into()));
+        self.lead_to(set, Goal::Class(self.wanted.classes.len()));
         self.wanted.classes.push(class);
     }
 

@@ -12,8 +12,9 @@ use std::rc::Rc;
 use super::names::{SetId, table as table_of_kernel};
 use super::*;
 use crate::kernel::nftables::Nftables as _;
+use crate::kernel::nftables::element::ElementValue;
 use crate::kernel::nftables::events::SubscriptionError;
-use crate::kernel::nftables::fake::FakeNftables;
+use crate::kernel::nftables::fake::{FakeNftables, FakeTable};
 use crate::kernel::nftables::{
     Chain, Counter, Element, Generation, InstalledRule, InstalledTable, NftablesError, Set, Table,
     TableFamily, Transaction, Value,
@@ -76,11 +77,22 @@ impl door::Nftables for Shared {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Told(Rc<Cell<bool>>);
+struct Told {
+    disturbed: Rc<Cell<bool>>,
+    transactions: Rc<Cell<u32>>,
+}
 
 impl Watch for Told {
     fn disturbed(&mut self) -> Result<bool, SubscriptionError> {
-        Ok(self.0.take())
+        Ok(self.disturbed.take())
+    }
+
+    fn told(&self) -> u32 {
+        self.transactions.get()
+    }
+
+    fn alert(&mut self, _ring: Ring) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -191,11 +203,16 @@ impl Bench {
 
     /// One turn of the loop; returns the plan's text.
     fn sync(&mut self, table: &mut ServiceTable) -> String {
-        let plan = self.plan(table);
-        let text = plan.to_string();
-        self.mode.apply(plan).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        table.settle();
-        text
+        let mut text = String::new();
+        loop {
+            let plan = self.plan(table);
+            text += &plan.to_string();
+            self.mode.apply(plan).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            if !self.mode.is_halfway() {
+                table.settle();
+                return text;
+            }
+        }
     }
 
     fn observe_and_sync(&mut self, table: &mut ServiceTable) -> String {
@@ -227,10 +244,16 @@ impl Bench {
 
     /// Somebody else's transaction.
     fn meddle(&mut self, change: impl FnOnce(&mut Transaction)) {
+        self.meddle_silently(change);
+        self.told.disturbed.set(true);
+        self.told.transactions.set(self.told.transactions.get() + 1);
+    }
+
+    /// Of which nobody is told.
+    fn meddle_silently(&mut self, change: impl FnOnce(&mut Transaction)) {
         let mut transaction = Transaction::new(&table_of_kernel(self.mode.family));
         change(&mut transaction);
         self.kernel.0.borrow_mut().commit(&transaction).unwrap();
-        self.told.0.set(true);
     }
 
     /// Elements of a set as printed.
@@ -241,8 +264,7 @@ impl Bench {
             .sets
             .get(set)
             .into_iter()
-            .flat_map(|set| set.elements.values())
-            .map(ToString::to_string)
+            .flat_map(|of| of.elements.values().map(|element| shown(table, set, element)))
             .collect()
     }
 
@@ -261,11 +283,27 @@ impl Bench {
                     "{:?}",
                     key::parse_slot(map, self.mode.family, element).map(|(place, _, target)| (place, target))
                 ),
-                _ => element.to_string(),
+                Some(SetId::Fixed(names::Set::Classes | names::Set::Timeouts, _)) => {
+                    format!("{:?}", element.data)
+                }
+                _ => shown(table, name, element),
             });
             state.insert(format!("set {name} {}", set.elements.len()), elements.collect());
         }
         state
+    }
+}
+
+/// With the chain that a class's number stands for: which number that is depends on what was there before.
+fn shown(table: &FakeTable, set: &str, element: &Element) -> String {
+    let map = match set {
+        "sticky" | "node-sticky" => "timeouts",
+        _ => "classes",
+    };
+    let ElementValue::Value(number) = &element.data else { return element.to_string() };
+    match table.sets.get(map).and_then(|set| set.elements.get(number)) {
+        Some(class) => Element { data: class.data.clone(), ..element.clone() }.to_string(),
+        None => element.to_string(),
     }
 }
 

@@ -77,6 +77,26 @@ fn l5_what_others_take_away_comes_back_and_no_more_is_written() {
 }
 
 #[test]
+fn an_audit_reads_again_only_what_is_not_accounted_for() {
+    let (mut bench, mut table) = served();
+    table.set(service("more", &[cluster_ip(3)]));
+    bench.sync(&mut table);
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None, "own transactions");
+    let mut others = Transaction::new(&Table::new(Family::V4, "others"));
+    others.add_table(None);
+    bench.kernel.0.borrow_mut().commit(&others).unwrap();
+    bench.told.transactions.set(1);
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None, "another table, as was told");
+    bench.meddle_silently(|others| {
+        others.flush_set(&"services".into());
+    });
+    assert_eq!(bench.mode.audit().unwrap(), Drift::Suspected);
+    bench.observe_and_sync(&mut table);
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None);
+    assert_eq!(bench.state(), from_scratch(&table));
+}
+
+#[test]
 fn what_nobody_needs_in_our_table_goes() {
     let (mut bench, mut table) = served();
     let before = bench.state();
