@@ -1,5 +1,7 @@
 //! What is particular to the nftables mode, with the real program, judged by `nft` and by packets.
 
+mod service_cidrs;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

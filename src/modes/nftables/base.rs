@@ -211,7 +211,8 @@ impl Style {
         rules
     }
 
-    /// What was forwarded has another destination by now; what still is for a virtual address is served nowhere.
+    /// What was forwarded has another destination by now; what still is for a virtual address is served nowhere. What is
+    /// for an address that a Service may get one day is dropped, not refused: nobody has said that it will not be served.
     fn refuse(&self) -> Vec<Rule> {
         let translated = Statement::Any(Selector::CtStatus, TRANSLATED);
         let mut rules = vec![
@@ -220,7 +221,15 @@ impl Style {
             self.rejecting(self.is_in(Set::Reject, Keying::Address)),
         ];
         rules.extend(self.enter_node(NODE_REFUSE));
+        rules.push(self.unallocated());
         rules
+    }
+
+    /// A node that has such an address itself, as for a cache of DNS, is not kept from it.
+    fn unallocated(&self) -> Rule {
+        let destination = FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere };
+        let is_elsewhere = Statement::IsNotLocal(Selector::AddressType(destination));
+        dropping([self.to_address(Set::ServiceNetworks), is_elsewhere])
     }
 
     /// Which endpoint the client of a translated connection got. A ClusterIP whose port has the number of a NodePort may be

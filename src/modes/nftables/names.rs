@@ -85,6 +85,8 @@ pub enum Set {
     ClusterIps,
     /// Addresses that are there for Services only: what is not served there is refused.
     VirtualIps,
+    /// Networks that ClusterIPs are taken from: what is sent to one that no Service has is dropped.
+    ServiceNetworks,
     /// Endpoints that may reach themselves.
     Hairpin,
     /// Frontends whose clients are remembered, and for how long.
@@ -94,7 +96,7 @@ pub enum Set {
 }
 
 /// All that there are, with their names.
-pub const NAMES: [(Set, Keying, &str); 20] = [
+pub const NAMES: [(Set, Keying, &str); 21] = [
     (Set::Services, Keying::Address, "services"),
     (Set::Services, Keying::Node, "node-ports"),
     (Set::ShortCircuits, Keying::Address, "short-circuits"),
@@ -111,6 +113,7 @@ pub const NAMES: [(Set, Keying, &str); 20] = [
     (Set::Reject, Keying::Node, "node-rejected"),
     (Set::ClusterIps, Keying::Address, "cluster-ips"),
     (Set::VirtualIps, Keying::Address, "virtual-ips"),
+    (Set::ServiceNetworks, Keying::Address, "service-cidrs"),
     (Set::Hairpin, Keying::Address, "hairpin"),
     (Set::Affinity, Keying::Address, "affinity"),
     (Set::Sticky, Keying::Address, "sticky"),
@@ -185,6 +188,7 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
             door::Set::new(name, Shape::types(&key)).intervals()
         }
         Set::ClusterIps | Set::VirtualIps => door::Set::new(name, Shape::types(&[one])),
+        Set::ServiceNetworks => door::Set::new(name, Shape::types(&[one])).intervals(),
         Set::Hairpin => door::Set::new(name, Shape::types(&[one, one])),
         Set::Affinity => {
             let key: Vec<_> = [one].into_iter().chain(key).collect();

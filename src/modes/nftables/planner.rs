@@ -53,6 +53,7 @@ pub fn plan(settings: &Settings, held: &Held, scope: Scope, want: &ServiceTable,
             planner.building.skeleton(&Style::new(settings, want));
             planner.purge.others = Others::Forgotten;
             planner.strangers();
+            planner.service_networks();
             planner.everything()
         }
     };
@@ -102,6 +103,8 @@ impl Planner<'_> {
             match member {
                 Member::Address(_, address) => drop(touched.addresses.insert(*address)),
                 Member::Place(_, place) | Member::Range(place, _) => drop(touched.places.insert(*place)),
+                // Those of the node, not of any Service.
+                Member::ServiceNetwork(_) => {}
             }
         }
         touched.places.extend(self.held.slots.keys().map(|slots| slots.place));
@@ -112,6 +115,13 @@ impl Planner<'_> {
         for (set, element) in &self.held.strangers {
             self.edits.entry(*set).or_default().deleted.push(&key::alone(element));
         }
+    }
+
+    fn service_networks(&mut self) {
+        let wanted = render::of_service_networks(self.want);
+        let all = self.held.members.range(Member::first_service_network()..);
+        let held: Vec<_> = all.map(|(member, _)| *member).collect();
+        self.members(&held, &wanted);
     }
 
     fn place(&mut self, place: FrontendKey) {

@@ -155,6 +155,12 @@ impl Rendering<'_> {
     }
 }
 
+/// The networks that ClusterIPs are taken from.
+pub fn of_service_networks(table: &ServiceTable) -> Vec<(Member, Option<Leads>)> {
+    let own = table.node().service_networks.iter().filter(|network| table.family().contains(network));
+    own.map(|network| (Member::ServiceNetwork(*network), None)).collect()
+}
+
 /// The sets that an address is in.
 pub fn of_address(table: &ServiceTable, address: IpAddr) -> Vec<(Member, Option<Leads>)> {
     let is_cluster_ip = |port: &ServicePort| port.frontends.contains(&Frontend::ClusterIp(address));

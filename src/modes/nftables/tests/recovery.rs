@@ -20,7 +20,7 @@ fn l5_what_others_take_away_comes_back_and_no_more_is_written() {
             |others| {
                 others.flush_chain(&"refuse".into());
             },
-            5,
+            6,
         ),
         (
             |others| {
