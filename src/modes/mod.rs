@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 
-pub use leftovers::{Leftovers, OtherFlavour, RemovalError, remove_all};
+pub use leftovers::{Leftovers, OtherFlavour, Predecessors, RemovalError};
 
 /// One way of getting Service traffic to endpoints, for one address family. Blocking on purpose: the sync loop is an
 /// ordinary thread.
@@ -53,8 +53,13 @@ pub trait Mode {
     fn drift(&mut self) -> Result<Drift, Self::Error>;
 
     /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
-    /// there is no moment without any.
-    fn retire_predecessors(&mut self) -> Result<(), Self::Error>;
+    /// there is no moment without any, and again when [`predecessors_wake`](Self::predecessors_wake) has come.
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Self::Error>;
+
+    /// When more of it may go: what connections go on through stays until they end.
+    fn predecessors_wake(&self) -> Option<Instant> {
+        None
+    }
 
     /// How many endpoints left their Service and have connections still.
     fn draining(&self) -> usize {

@@ -95,7 +95,18 @@ struct Path<M: Mode> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Predecessors {
     Unknown,
+    /// Connections go on through what is left of them.
+    Leaving(Instant),
     Retired,
+}
+
+impl Predecessors {
+    fn wake(self) -> Option<Instant> {
+        match self {
+            Predecessors::Leaving(wake) => Some(wake),
+            Predecessors::Unknown | Predecessors::Retired => None,
+        }
+    }
 }
 
 impl<M: Mode> Sync<M> {
@@ -154,7 +165,11 @@ impl<M: Mode> Sync<M> {
             return LONGEST;
         }
         let now = Instant::now();
-        let wakes = self.paths.iter().flat_map(|path| [Some(path.plane.wake()), path.flows_due]).flatten();
+        let wakes = self
+            .paths
+            .iter()
+            .flat_map(|path| [Some(path.plane.wake()), path.flows_due, path.predecessors.wake()])
+            .flatten();
         wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
     }
 
@@ -200,6 +215,9 @@ impl<M: Mode> Path<M> {
         if self.plane.is_due(Instant::now()) {
             self.write(table, reporter);
         }
+        if self.predecessors.wake().is_some_and(|wake| wake <= Instant::now()) {
+            self.retire_predecessors(table.family(), reporter);
+        }
         if self.flows_due.is_some_and(|due| due <= Instant::now()) {
             self.clear_stale_flows(table, conntrack, reporter);
         }
@@ -215,21 +233,23 @@ impl<M: Mode> Path<M> {
                 if self.flows.is_due() {
                     self.flows_due = Some(Instant::now());
                 }
-                self.retire_predecessors(table.family(), reporter);
+                if self.predecessors == Predecessors::Unknown {
+                    self.retire_predecessors(table.family(), reporter);
+                }
             }
             Err(error) => reporter.failed(table.family(), &error),
         }
     }
 
-    /// Once, and only after rules of our own are in: a change from another proxy then loses no connection.
+    /// Only after rules of our own are in: a change from another proxy then loses no connection.
     fn retire_predecessors(&mut self, family: Family, reporter: &Reporter) {
-        if self.predecessors == Predecessors::Retired {
-            return;
-        }
-        let result = self.plane.mode.retire_predecessors();
-        if !result.as_ref().is_err_and(ModeError::is_transient) {
-            self.predecessors = Predecessors::Retired;
-        }
+        let now = Instant::now();
+        let result = self.plane.mode.retire_predecessors(now);
+        self.predecessors = match self.plane.mode.predecessors_wake() {
+            Some(wake) => Predecessors::Leaving(wake),
+            None if result.as_ref().is_err_and(ModeError::is_transient) => Predecessors::Unknown,
+            None => Predecessors::Retired,
+        };
         if let Err(error) = result {
             reporter.predecessors_remain(family, &error);
         }

@@ -41,6 +41,12 @@ impl Rig {
         rig
     }
 
+    /// With these on the proxy's command line from now on.
+    pub fn with_flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
     /// A lab with these manifests in force.
     pub fn start(plane: DataPlane, manifests: &[(&str, &str)]) -> Self {
         let mut rig = Self::without_proxy(plane, manifests, &[]);

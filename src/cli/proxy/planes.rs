@@ -1,5 +1,6 @@
 //! The data plane that was asked for, one for each address family that this machine has.
 
+use std::io;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -10,12 +11,12 @@ use crate::kernel::ipset::KernelSets;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
 use crate::kernel::nftables::probe::{Ability, probe};
-use crate::kernel::nftables::{KernelNftables, NftablesError};
+use crate::kernel::nftables::{self as door, KernelNftables, NftablesError};
 use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
 use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
-use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
+use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, LeftTable, Nftables};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::sync::plane::Plane;
@@ -87,7 +88,7 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
         let settings = assemble::iptables_settings(config, Some(&programs));
         let (family, flavour) = (programs.family(), programs.flavour());
         let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
-        leftovers.extend([boxed(Remains { family }), boxed(LeftTable::ours(family))]);
+        leftovers.extend([boxed(remains(config, family)), boxed(LeftTable::ours(family))]);
         Ok(Iptables::new(programs, settings).in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers })
@@ -124,7 +125,7 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
         let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
         leftovers.extend([
             boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
-            boxed(Remains { family }),
+            boxed(remains(config, family)),
             boxed(LeftTable::kube_proxys(family)),
         ]);
         Ok(Nftables::new(family, door, watch, settings).in_place_of(leftovers))
@@ -133,13 +134,17 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
 }
 
 /// That the kernel has all that the mode writes.
-pub(super) fn require(door: &mut KernelNftables, family: Family) -> anyhow::Result<()> {
-    let missing = probe(door, family, "ferrovia-probe").missing;
+pub(super) fn require(kernel: &mut dyn door::Nftables, family: Family) -> anyhow::Result<()> {
+    let missing = probe(kernel, family, "ferrovia-probe").missing;
     let needed: Vec<_> =
         missing.into_iter().filter(|(ability, _)| *ability != Ability::NamedCounters).collect();
     let Some((first, reason)) = needed.first() else { return Ok(()) };
-    if matches!(reason, NftablesError::NotTaken { .. }) {
-        bail!("{reason}");
+    if let NftablesError::NotTaken { source, .. } = reason {
+        let hint = match source.kind() {
+            io::ErrorKind::PermissionDenied => " (the capability CAP_NET_ADMIN is missing)",
+            _ => "",
+        };
+        bail!("{reason}: {source}{hint}");
     }
     let names: Vec<String> = needed.iter().map(|(ability, _)| ability.to_string()).collect();
     bail!("this kernel's nf_tables lacks {}; of {first}: {reason}", names.join(", "))
@@ -147,6 +152,11 @@ pub(super) fn require(door: &mut KernelNftables, family: Family) -> anyhow::Resu
 
 fn boxed(left: impl Leftovers + 'static) -> Box<dyn Leftovers> {
     Box::new(left)
+}
+
+/// Of the IPVS mode.
+fn remains(config: &Config, family: Family) -> Remains {
+    Remains::new(family, config.ipvs.drain_timeout.unwrap_or(LONGEST_DEPARTURE))
 }
 
 /// What other proxies may have left, whatever the mode in use.

@@ -93,8 +93,9 @@ impl Style {
         lookup(keying.selectors(self.family), Membership::In, set, keying)
     }
 
-    fn vmap(&self, set: Set, keying: Keying) -> Statement {
-        Statement::VerdictMap { key: keying.selectors(self.family), map: set.name(keying).into() }
+    /// To the chain of the class that a packet has in a set.
+    fn enter_class(&self, set: Set, keying: Keying) -> [Statement; 2] {
+        enter(keying.selectors(self.family), set, keying, Set::Classes)
     }
 
     fn to_address(&self, set: Set) -> Statement {
@@ -134,6 +135,10 @@ impl Style {
     /// Who is dropped.
     fn admission(&self, keying: Keying, path: Path) -> Vec<Rule> {
         let mut rules = Vec::new();
+        if keying == Keying::Node {
+            let claimed = self.is_in(Set::Claimed, Keying::Address);
+            rules.push(Rule::new([claimed, Statement::Verdict(Verdict::Return)]));
+        }
         if keying == Keying::Address {
             let mut source = keying.selectors(self.family);
             source.push(Selector::SourceAddress(self.family));
@@ -168,12 +173,15 @@ impl Style {
     }
 
     fn dispatch(&self, keying: Keying, path: Path) -> Vec<Rule> {
-        let short_circuit = |is_pod| Rule::new([is_pod, self.vmap(Set::ShortCircuits, keying)]);
+        let short_circuit = |is_pod| {
+            let [look_up, go] = self.enter_class(Set::ShortCircuits, keying);
+            Rule::new([is_pod, look_up, go])
+        };
         let mut rules: Vec<Rule> = self.pods.are_the_source(path).into_iter().map(short_circuit).collect();
         if path == Path::Output {
-            rules.push(Rule::new([self.vmap(Set::OwnShortCircuits, keying)]));
+            rules.push(Rule::new(self.enter_class(Set::OwnShortCircuits, keying)));
         }
-        rules.push(Rule::new([self.vmap(Set::Services, keying)]));
+        rules.push(Rule::new(self.enter_class(Set::Services, keying)));
         rules
     }
 
@@ -237,10 +245,7 @@ impl Style {
     fn remember(&self) -> Vec<Rule> {
         let address = Selector::OriginalDestination(self.family);
         let port = [Selector::Protocol, Selector::OriginalDestinationPort];
-        let rule = |keying, key| {
-            let map = Set::Sticky.name(keying).into();
-            Rule::new([Statement::VerdictMap { key, map }])
-        };
+        let rule = |keying, key| Rule::new(enter(key, Set::Sticky, keying, Set::Timeouts));
         let at_address = [address].into_iter().chain(port.clone()).collect();
         vec![rule(Keying::Address, at_address), rule(Keying::Node, port.into())]
     }
@@ -268,6 +273,15 @@ impl Style {
 fn known() -> Rule {
     let known = Statement::Any(Selector::CtState, ESTABLISHED | RELATED);
     Rule::new([known, Statement::Verdict(Verdict::Accept)])
+}
+
+/// By way of the packet's priority, which what is entered clears. A packet that is in no class keeps its own.
+fn enter(key: Vec<Selector>, set: Set, keying: Keying, classes: Set) -> [Statement; 2] {
+    let map = classes.name(Keying::Address).into();
+    [
+        Statement::MapPriority { key, map: set.name(keying).into() },
+        Statement::VerdictMap { key: vec![Selector::Priority], map },
+    ]
 }
 
 fn enter_refuse() -> Rule {

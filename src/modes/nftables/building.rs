@@ -6,13 +6,15 @@ use std::time::Instant;
 use super::Settings;
 use super::base::Style;
 use super::classes::Class;
+use super::edits::Edits;
 use super::held::Held;
-use super::member::Leads;
-use super::names::SetId;
-use super::objects::{Content, HeldChain, Object, ObjectChanges, named};
+use super::member::{Leads, Member};
+use super::names::{Set, SetId};
+use super::numbers::{ClassId, Number};
+use super::objects::{Content, HeldChain, Object, ObjectChanges, led_to, named};
 use crate::kernel::nftables::rule::Place;
 use crate::kernel::nftables::transaction::Operation;
-use crate::kernel::nftables::{Chain, InstalledRule, Name, Rule};
+use crate::kernel::nftables::{Chain, InstalledRule, Name, Rule, Verdict};
 use crate::model::{Family, ServicePortName};
 
 pub struct Building<'a> {
@@ -21,10 +23,14 @@ pub struct Building<'a> {
     mark: u32,
     changes: ObjectChanges,
     seen: BTreeSet<SetId>,
-    /// Sets, then chains, then what is in chains: a rule can only name what is there.
+    numbered: BTreeMap<Class, Number>,
+    /// Lower ones are in use.
+    next: BTreeMap<Set, u32>,
+    /// Sets, then chains, then what is in chains, then what leads to chains: only what is there can be named.
     sets: Vec<Operation>,
     chains: Vec<Operation>,
     rules: Vec<Operation>,
+    classes: Edits,
 }
 
 /// What it came to.
@@ -49,9 +55,12 @@ impl<'a> Building<'a> {
             mark: settings.mark,
             changes: ObjectChanges::default(),
             seen: BTreeSet::new(),
+            numbered: BTreeMap::new(),
+            next: BTreeMap::new(),
             sets: Vec::new(),
             chains: Vec::new(),
             rules: Vec::new(),
+            classes: Edits::default(),
         }
     }
 
@@ -60,20 +69,60 @@ impl<'a> Building<'a> {
         let before = self.held.objects.written_for.as_ref().map(Style::chains).unwrap_or_default();
         for (chain, rules) in style.chains() {
             let is_same = before.iter().any(|(known, of)| *known == chain && *of == rules);
-            self.chain(chain, &rules, if is_same { Written::Same } else { Written::Other });
+            self.chain(chain, || rules, if is_same { Written::Same } else { Written::Other });
         }
+        self.leads_to(ClassId::accept(Set::Classes), Verdict::Accept);
         self.changes.skeleton = Some(style.clone());
     }
 
-    /// The chain of a class and all that it needs. `owner` is to blame if it is the first.
+    /// The number of a class, whose chain is there with all that it needs. `owner` is to blame if it is the first.
     pub fn class(
+        &mut self,
+        class: &Class,
+        owners: &mut BTreeMap<Name, ServicePortName>,
+        owner: &ServicePortName,
+    ) -> Number {
+        if let Some(known) = self.numbered.get(class) {
+            return *known;
+        }
+        self.chain_of(class, owners, owner);
+        let (map, chain) = (class.numbered_in(), class.to_string().into());
+        let held = self.held.objects.numbers.of_chain(map, &chain);
+        let number = held.unwrap_or_else(|| self.number(map));
+        self.leads_to(ClassId { map, number }, Verdict::Goto(chain));
+        self.numbered.insert(class.clone(), number);
+        number
+    }
+
+    fn number(&mut self, map: Set) -> Number {
+        let next = self.next.entry(map).or_insert(Number::ACCEPT.0 + 1);
+        let number = self.held.objects.numbers.free(map, *next);
+        *next = number.0 + 1;
+        number
+    }
+
+    fn leads_to(&mut self, id: ClassId, verdict: Verdict) {
+        let held = self.held.objects.numbers.verdict(id);
+        if held == Some(&verdict) {
+            return;
+        }
+        if let Some(held) = held {
+            self.classes.delete(id.set(), &id.element(held));
+            self.changes.count(led_to(held), -1);
+        }
+        self.classes.add(id.set(), &id.element(&verdict));
+        self.changes.count(led_to(&verdict), 1);
+        self.changes.numbers.insert(id, verdict);
+    }
+
+    fn chain_of(
         &mut self,
         class: &Class,
         owners: &mut BTreeMap<Name, ServicePortName>,
         owner: &ServicePortName,
     ) {
         if let Some(next) = class.next() {
-            self.class(&next, owners, owner);
+            self.chain_of(&next, owners, owner);
         }
         let chain = Chain::regular(&class.to_string());
         let map = class.map().map(SetId::Slots);
@@ -81,7 +130,8 @@ impl<'a> Building<'a> {
         for name in [chain.name.clone()].into_iter().chain(map.map(|map| map.to_string().into())) {
             owners.entry(name).or_insert_with(|| owner.clone());
         }
-        self.chain(chain, &class.rules(self.family, self.mark), Written::Same);
+        let (family, mark) = (self.family, self.mark);
+        self.chain(chain, || class.rules(family, mark), Written::Same);
     }
 
     fn set(&mut self, id: SetId) {
@@ -95,16 +145,17 @@ impl<'a> Building<'a> {
         }
     }
 
-    fn chain(&mut self, chain: Chain, rules: &[Rule], written: Written) {
+    fn chain(&mut self, chain: Chain, rules: impl FnOnce() -> Vec<Rule>, written: Written) {
         if self.changes.chains.contains_key(&chain.name) {
             return;
         }
         let held = self.held.objects.chains.get(&chain.name);
-        let is_right = match held.map(|held| &held.content) {
-            Some(Content::Written) if written == Written::Same => return,
-            Some(Content::Observed(installed)) => are(rules, installed),
-            _ => false,
-        };
+        let content = held.map(|held| &held.content);
+        if content == Some(&Content::Written) && written == Written::Same {
+            return;
+        }
+        let rules = rules();
+        let is_right = matches!(content, Some(Content::Observed(installed)) if are(&rules, installed));
         let mut names = Vec::new();
         rules.iter().for_each(|rule| names.extend(named(&rule.expressions())));
         let name = chain.name.clone();
@@ -125,18 +176,25 @@ impl<'a> Building<'a> {
     }
 
     /// A member leads somewhere, or does no more.
-    pub fn leads(&mut self, leads: Option<&Leads>, by: isize) {
-        let chain = leads.and_then(Leads::chain).cloned();
-        self.changes.count(chain.map(Object::Chain), by);
+    pub fn leads(&mut self, member: &Member, leads: Option<&Leads>, by: isize) {
+        let class = leads.and_then(|leads| member.class(leads));
+        self.changes.count(class.map(Object::Class), by);
     }
 
     pub fn finish(mut self, now: Instant) -> Built {
         let is_used = |object: &Object| self.changes.users.get(object).is_some_and(|more| *more > 0);
         let gone = self.held.objects.sweepable(now).filter(|object| !is_used(object));
         let gone: Vec<Object> = gone.cloned().collect();
-        let mut swept = Vec::new();
+        let (mut swept, mut classes) = (Vec::new(), Edits::default());
         for object in &gone {
             swept.push(match object {
+                Object::Class(id) => {
+                    if let Some(verdict) = self.held.objects.numbers.verdict(*id) {
+                        classes.delete(id.set(), &id.element(verdict));
+                        self.changes.count(led_to(verdict), -1);
+                    }
+                    continue;
+                }
                 Object::Set(name) => Operation::DeleteSet(name.clone()),
                 Object::Chain(name) => {
                     let held = self.held.objects.chains.get(name);
@@ -146,7 +204,9 @@ impl<'a> Building<'a> {
             });
         }
         self.changes.gone = gone;
-        let created = self.sets.into_iter().chain(self.chains).chain(self.rules).collect();
+        let created = self.sets.into_iter().chain(self.chains).chain(self.rules);
+        let created = created.chain(self.classes.operations()).collect();
+        let swept = classes.operations().chain(swept).collect();
         Built { changes: self.changes, created, swept }
     }
 }

@@ -17,7 +17,7 @@ const HASH_SEED: u32 = 0x6665_7272;
 const STICKY: &str = "-sticky";
 
 /// A chain that gives a packet to one of the endpoints of its frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pick {
     pub map: SlotMap,
     pub turn: Turn,
@@ -25,14 +25,14 @@ pub struct Pick {
 }
 
 /// Whether a client gets the endpoint that it had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Memory {
     Sticky,
     None,
 }
 
 /// Which slot is next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
     Random,
     /// By the client's address.
@@ -41,7 +41,7 @@ pub enum Turn {
     RoundRobin(ServicePortName),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Pick(Pick),
     /// Marks what goes to the chain of the same name with `pick-`.
@@ -83,6 +83,14 @@ impl Turn {
 }
 
 impl Class {
+    /// The map in which its number stands.
+    pub fn numbered_in(&self) -> Set {
+        match self {
+            Class::Pick(_) | Class::Masquerade(_) => Set::Classes,
+            Class::Remember(_) => Set::Timeouts,
+        }
+    }
+
     /// The map that its packets are looked up in.
     pub fn map(&self) -> Option<SlotMap> {
         match self {
@@ -125,8 +133,11 @@ impl Pick {
         let pick = translate(family, choice, self.map.to_string().into());
         let client = [Selector::SourceAddress(family)].into_iter().chain(Keying::Address.selectors(family));
         match self.memory {
-            Memory::None => vec![pick],
-            Memory::Sticky => vec![translate(family, client.collect(), affinity()), pick],
+            Memory::None => vec![Rule::new([Statement::ClearPriority, pick])],
+            Memory::Sticky => {
+                let known = translate(family, client.collect(), affinity());
+                vec![Rule::new([Statement::ClearPriority, known]), Rule::new([pick])]
+            }
         }
     }
 }
@@ -146,18 +157,18 @@ fn remember(family: Family, seconds: NonZeroU32) -> Rule {
         Selector::OriginalDestinationPort,
     ];
     let endpoint = vec![Selector::DestinationAddress(family), Selector::DestinationPort];
-    Rule::new([Statement::ChangeSet {
+    let update = Statement::ChangeSet {
         change: SetChange::Update,
         set: affinity(),
         key,
         timeout: Some(Duration::from_secs(seconds.get().into())),
         data: Some(ElementData::Selectors(endpoint)),
-    }])
+    };
+    Rule::new([Statement::ClearPriority, update])
 }
 
-fn translate(family: Family, key: Vec<Selector>, map: Name) -> Rule {
-    let target = NatTarget::Map { family, key, map, data: MappedNat::AddressAndPort };
-    Rule::new([Statement::DestinationNat(target)])
+fn translate(family: Family, key: Vec<Selector>, map: Name) -> Statement {
+    Statement::DestinationNat(NatTarget::Map { family, key, map, data: MappedNat::AddressAndPort })
 }
 
 /// `pick-cluster-random-3`, `masquerade-node-cluster-rr-2-default/web/http/tcp`, `pick-local-sh-2-sticky`,

@@ -6,9 +6,10 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::key::{self, Key};
 use super::names::{Keying, Set, SetId};
+use super::numbers::{ClassId, Number};
 use crate::kernel::nftables::element::ElementValue;
 use crate::kernel::nftables::userdata::Comment;
-use crate::kernel::nftables::{Element, Name, Value, Verdict};
+use crate::kernel::nftables::{Element, Value};
 use crate::model::{Family, FrontendKey};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,38 +22,17 @@ pub enum Member {
     ServiceNetwork(IpNet),
 }
 
-/// Where a member of a verdict map leads to.
+/// Where a member of a map to classes leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leads {
-    pub to: Lead,
+    pub to: Number,
     pub comment: Option<Comment>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lead {
-    Chain(Name),
-    /// To nowhere: the packet is left as it is.
-    Accept,
-    /// To something that is never written here.
-    Unknown,
-}
-
 impl Leads {
-    pub fn chain(&self) -> Option<&Name> {
-        match &self.to {
-            Lead::Chain(name) => Some(name),
-            Lead::Accept | Lead::Unknown => None,
-        }
-    }
-
     fn parse(element: &Element) -> Option<Self> {
-        let to = match &element.data {
-            ElementValue::Verdict(Verdict::Goto(chain)) => Lead::Chain(chain.clone()),
-            ElementValue::Verdict(Verdict::Accept) => Lead::Accept,
-            ElementValue::Verdict(_) => Lead::Unknown,
-            _ => return None,
-        };
-        Some(Leads { to, comment: element.comment.clone() })
+        let ElementValue::Value(value) = &element.data else { return None };
+        Some(Leads { to: Number::parse(value)?, comment: element.comment.clone() })
     }
 }
 
@@ -65,6 +45,15 @@ impl Member {
     /// The first in order of the clients that may use a frontend.
     pub fn first_range(place: FrontendKey) -> Self {
         Member::Range(place, Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into())
+    }
+
+    /// What it leads to.
+    pub fn class(&self, leads: &Leads) -> Option<ClassId> {
+        let map = match self {
+            Member::Place(Set::Sticky, _) => Set::Timeouts,
+            _ => Set::Classes,
+        };
+        (leads.to != Number::ACCEPT).then_some(ClassId { map, number: leads.to })
     }
 
     pub fn set(&self) -> SetId {
@@ -92,11 +81,7 @@ impl Member {
             }
         };
         let Some(Leads { to, comment }) = leads else { return element };
-        let verdict = match to {
-            Lead::Chain(chain) => Verdict::Goto(chain.clone()),
-            Lead::Accept | Lead::Unknown => Verdict::Accept,
-        };
-        Element { data: ElementValue::Verdict(verdict), comment: comment.clone(), ..element }
+        Element { data: ElementValue::Value(to.value()), comment: comment.clone(), ..element }
     }
 
     /// `None` for what is never written here.

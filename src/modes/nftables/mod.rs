@@ -5,12 +5,14 @@ mod base;
 mod building;
 mod classes;
 mod cleanup;
+mod edits;
 mod error;
 mod held;
 mod hooks;
 mod key;
 mod member;
 mod names;
+mod numbers;
 mod objects;
 mod observe;
 mod plan;
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::kernel::nftables as door;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::InvalidPackets;
-use crate::modes::{Drift, Leftovers, Mode, remove_all};
+use crate::modes::{Drift, Leftovers, Mode, Predecessors};
 
 pub use cleanup::LeftTable;
 pub use error::Error;
@@ -61,19 +63,20 @@ pub struct Nftables<D> {
     settings: Settings,
     held: Held,
     scope: Scope,
-    leftovers: Vec<Box<dyn Leftovers>>,
+    predecessors: Predecessors,
 }
 
 impl<D: door::Nftables> Nftables<D> {
     /// `watch` tells of what others do to the table.
     pub fn new(family: Family, door: D, watch: Box<dyn Watch>, settings: Settings) -> Self {
-        let (held, scope, leftovers) = (Held::default(), Scope::Everything, Vec::new());
-        Nftables { family, door, watch, settings, held, scope, leftovers }
+        let (held, scope) = (Held::default(), Scope::Everything);
+        let predecessors = Predecessors::default();
+        Nftables { family, door, watch, settings, held, scope, predecessors }
     }
 
     /// With what goes once its own rules are in place.
     pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
-        Nftables { leftovers, ..self }
+        Nftables { predecessors: Predecessors::new(leftovers), ..self }
     }
 }
 
@@ -123,8 +126,12 @@ impl<D: door::Nftables> Mode for Nftables<D> {
         Ok(if self.watch.disturbed()? { Drift::Suspected } else { Drift::None })
     }
 
-    fn retire_predecessors(&mut self) -> Result<(), Error> {
-        remove_all(&mut self.leftovers).map_err(Error::Leftovers)
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
+        self.predecessors.retire(now).map_err(Error::Leftovers)
+    }
+
+    fn predecessors_wake(&self) -> Option<Instant> {
+        self.predecessors.wake()
     }
 
     fn wake(&self) -> Option<Instant> {

@@ -66,9 +66,9 @@ fn address(family: Family) -> Datatype {
 /// The sets and maps that are always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
-    /// Where packets to a frontend go on.
+    /// The class of packets to a frontend.
     Services,
-    /// Where those of pods of this node go on, if all endpoints are theirs though the policy is Local.
+    /// That of packets of this node's pods, if all endpoints are theirs though the policy is Local.
     ShortCircuits,
     /// The same for what the node itself sends.
     OwnShortCircuits,
@@ -81,6 +81,8 @@ pub enum Set {
     DropOutside,
     /// Without endpoints, at an address that the node has for other reasons too.
     Reject,
+    /// Frontends at such addresses, which NodePorts of the same number do not get.
+    Claimed,
     /// Whoever comes to these from elsewhere than the cluster is masqueraded.
     ClusterIps,
     /// Addresses that are there for Services only: what is not served there is refused.
@@ -89,14 +91,18 @@ pub enum Set {
     ServiceNetworks,
     /// Endpoints that may reach themselves.
     Hairpin,
-    /// Frontends whose clients are remembered, and for how long.
+    /// Frontends whose clients are remembered: the class says for how long.
     Sticky,
+    /// Where packets of a class go on.
+    Classes,
+    /// The same for [`Sticky`](Set::Sticky).
+    Timeouts,
     /// Which endpoint a client had. By the address also for NodePorts: a connection is remembered as it was sent.
     Affinity,
 }
 
 /// All that there are, with their names.
-pub const NAMES: [(Set, Keying, &str); 21] = [
+pub const NAMES: [(Set, Keying, &str); 24] = [
     (Set::Services, Keying::Address, "services"),
     (Set::Services, Keying::Node, "node-ports"),
     (Set::ShortCircuits, Keying::Address, "short-circuits"),
@@ -111,6 +117,7 @@ pub const NAMES: [(Set, Keying, &str); 21] = [
     (Set::DropOutside, Keying::Node, "node-drop-outside"),
     (Set::Reject, Keying::Address, "rejected"),
     (Set::Reject, Keying::Node, "node-rejected"),
+    (Set::Claimed, Keying::Address, "claimed"),
     (Set::ClusterIps, Keying::Address, "cluster-ips"),
     (Set::VirtualIps, Keying::Address, "virtual-ips"),
     (Set::ServiceNetworks, Keying::Address, "service-cidrs"),
@@ -118,11 +125,13 @@ pub const NAMES: [(Set, Keying, &str); 21] = [
     (Set::Affinity, Keying::Address, "affinity"),
     (Set::Sticky, Keying::Address, "sticky"),
     (Set::Sticky, Keying::Node, "node-sticky"),
+    (Set::Classes, Keying::Address, "classes"),
+    (Set::Timeouts, Keying::Address, "timeouts"),
 ];
 
 impl Set {
     /// Whose elements are frontends, one each.
-    pub const OF_PLACES: [Set; 8] = [
+    pub const OF_PLACES: [Set; 9] = [
         Set::Services,
         Set::ShortCircuits,
         Set::OwnShortCircuits,
@@ -130,6 +139,7 @@ impl Set {
         Set::Drop,
         Set::DropOutside,
         Set::Reject,
+        Set::Claimed,
         Set::Sticky,
     ];
 
@@ -180,9 +190,15 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
     let one = address(family);
     match set {
         Set::Services | Set::ShortCircuits | Set::OwnShortCircuits | Set::Sticky => {
-            door::Set::map(name, Shape::types(&key), SetData::Verdict)
+            let class = SetData::Value(Shape::types(&[Datatype::Priority]));
+            door::Set::map(name, Shape::types(&key), class)
         }
-        Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject => door::Set::new(name, Shape::types(&key)),
+        Set::Classes | Set::Timeouts => {
+            door::Set::map(name, Shape::types(&[Datatype::Priority]), SetData::Verdict)
+        }
+        Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject | Set::Claimed => {
+            door::Set::new(name, Shape::types(&key))
+        }
         Set::SourceRanges => {
             let key: Vec<_> = key.into_iter().chain([one]).collect();
             door::Set::new(name, Shape::types(&key)).intervals()

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::base::Style;
 use super::hooks::CHAINS;
 use super::names::SetId;
+use super::numbers::{ClassId, Number, Numbers};
 use crate::kernel::nftables::expression::Expression;
-use crate::kernel::nftables::{InstalledRule, Name};
+use crate::kernel::nftables::{InstalledRule, Name, Verdict};
 
 /// How long nothing must have led to something before it goes. Before Linux 6.2 a chain counts elements that led to it
 /// until they are freed, a moment after the transaction that deleted them.
@@ -16,6 +17,7 @@ pub const GRACE: Duration = Duration::from_secs(1);
 /// Something that rules or elements can name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Object {
+    Class(ClassId),
     Chain(Name),
     Set(Name),
 }
@@ -24,6 +26,7 @@ impl Object {
     /// Whether it is there whatever Services there are.
     fn is_of_skeleton(&self) -> bool {
         match self {
+            Object::Class(id) => id.number == Number::ACCEPT,
             Object::Chain(name) => CHAINS.contains(&&**name),
             Object::Set(name) => matches!(SetId::parse(name), Some(SetId::Fixed(..))),
         }
@@ -48,6 +51,7 @@ pub enum Content {
 #[derive(Debug, Default)]
 pub struct Objects {
     pub chains: BTreeMap<Name, HeldChain>,
+    pub numbers: Numbers,
     sets: BTreeSet<Name>,
     users: BTreeMap<Object, usize>,
     /// Those without a user, since when, as far as that is known.
@@ -62,6 +66,7 @@ pub struct ObjectChanges {
     /// Created, written anew or found to be as they should.
     pub chains: BTreeMap<Name, HeldChain>,
     pub sets: Vec<Name>,
+    pub numbers: Numbers,
     pub gone: Vec<Object>,
     /// How many users more or less.
     pub users: BTreeMap<Object, isize>,
@@ -82,12 +87,21 @@ impl Objects {
     }
 
     pub fn observed_chain(&mut self, name: Name, chain: HeldChain) {
-        chain.names.iter().for_each(|object| self.observed_user(object.clone()));
+        self.observed_users(&chain.names);
         self.chains.insert(name, chain);
+    }
+
+    pub fn observed_class(&mut self, id: ClassId, verdict: Verdict) {
+        self.observed_users(&led_to(&verdict));
+        self.numbers.insert(id, verdict);
     }
 
     pub fn observed_set(&mut self, name: Name) {
         self.sets.insert(name);
+    }
+
+    fn observed_users(&mut self, of: &[Object]) {
+        of.iter().for_each(|object| self.observed_user(object.clone()));
     }
 
     pub fn observed_user(&mut self, of: Object) {
@@ -97,7 +111,8 @@ impl Objects {
     /// To be called when everything was observed.
     pub fn find_idle(&mut self) {
         let chains = self.chains.keys().cloned().map(Object::Chain);
-        let all = chains.chain(self.sets.iter().cloned().map(Object::Set));
+        let classes = self.numbers.all().map(|(id, _)| Object::Class(*id));
+        let all = chains.chain(self.sets.iter().cloned().map(Object::Set)).chain(classes);
         let is_idle = |object: &Object| !self.users.contains_key(object) && !object.is_of_skeleton();
         self.idle = all.filter(is_idle).map(|object| (object, None)).collect();
     }
@@ -115,11 +130,15 @@ impl Objects {
 
     /// The changes are in the kernel.
     pub fn learn(&mut self, changes: ObjectChanges, now: Instant) {
-        let ObjectChanges { chains, sets, gone, users, skeleton } = changes;
+        let ObjectChanges { chains, sets, numbers, gone, users, skeleton } = changes;
         let unknown = self.idle.iter().filter(|(_, since)| since.is_none()).map(|(object, _)| object.clone());
         let mut touched: Vec<Object> = unknown.collect();
         touched.extend(chains.keys().cloned().map(Object::Chain));
         touched.extend(sets.iter().cloned().map(Object::Set));
+        for (id, verdict) in numbers.all() {
+            touched.push(Object::Class(*id));
+            self.numbers.insert(*id, verdict.clone());
+        }
         self.chains.extend(chains);
         self.sets.extend(sets);
         for (object, by) in users {
@@ -145,10 +164,16 @@ impl Objects {
     fn forget(&mut self, object: &Object) {
         self.idle.remove(object);
         match object {
+            Object::Class(id) => self.numbers.remove(*id),
             Object::Chain(name) => drop(self.chains.remove(name)),
             Object::Set(name) => drop(self.sets.remove(name)),
         }
     }
+}
+
+/// Where an element leads.
+pub fn led_to(verdict: &Verdict) -> Vec<Object> {
+    verdict.chain().cloned().map(Object::Chain).into_iter().collect()
 }
 
 /// What a rule names.

@@ -6,12 +6,13 @@ use super::base::Style;
 use super::error::{self, Error};
 use super::held::{Held, Presence, SlotPlace};
 use super::key;
-use super::member::{Leads, Member};
+use super::member::Member;
 use super::names::{self, Keying, Set, SetId, SlotMap};
+use super::numbers::ClassId;
 use super::objects::{Content, HeldChain, Object, named};
 use super::slots::Target;
 use crate::kernel::nftables::set::SetData;
-use crate::kernel::nftables::table::Ownership;
+use crate::kernel::nftables::table::{Activity, Ownership};
 use crate::kernel::nftables::{self as door, Element, InstalledRule, InstalledTable, Name, Nftables, Table};
 use crate::model::{Family, FrontendKey};
 
@@ -25,13 +26,23 @@ pub fn observe(nftables: &mut dyn Nftables, family: Family, style: &Style) -> Re
     check_owner(&found)?;
     let mut reading = Reading { nftables, family, table, held: Held::default() };
     let is_ours = reading.sets()? && reading.chains(style)?;
-    if !is_ours {
+    let mut held = reading.held;
+    // Newer kernels take no base chain in a transaction that ends a table's dormancy (`nf_tables_addchain`, Linux 6.9).
+    let can_wake = found.activity == Activity::Active || has_base_chains(&held, style);
+    if !(is_ours && can_wake) {
         return Ok(Held { table: Presence::OfAnotherShape, ..Held::default() });
     }
-    let mut held = reading.held;
-    held.table = Presence::There;
+    held.table = match found.activity {
+        Activity::Active => Presence::There,
+        Activity::Dormant => Presence::Dormant,
+    };
     held.objects.find_idle();
     Ok(held)
+}
+
+fn has_base_chains(held: &Held, style: &Style) -> bool {
+    let mut base = style.chains().into_iter().map(|(chain, _)| chain).filter(|chain| chain.base.is_some());
+    base.all(|chain| held.objects.chains.contains_key(&chain.name))
 }
 
 fn check_owner(found: &InstalledTable) -> Result<(), Error> {
@@ -60,6 +71,7 @@ impl Reading<'_> {
             }
             match id {
                 Some(SetId::Fixed(Set::Affinity, _)) | None => {}
+                Some(SetId::Fixed(map @ (Set::Classes | Set::Timeouts), _)) => self.classes(&set, map)?,
                 Some(SetId::Fixed(fixed, keying)) => self.members(&set, fixed, keying)?,
                 Some(SetId::Slots(map)) => self.slots(&set, map)?,
             }
@@ -68,12 +80,22 @@ impl Reading<'_> {
         Ok(true)
     }
 
+    fn classes(&mut self, set: &door::Set, map: Set) -> Result<(), Error> {
+        let objects = &mut self.held.objects;
+        let mut note = |element: &Element| {
+            if let Some((id, verdict)) = ClassId::parse(map, element) {
+                objects.observed_class(id, verdict);
+            }
+        };
+        self.nftables.elements(&self.table, set, &mut note).map_err(error::observing)
+    }
+
     fn members(&mut self, set: &door::Set, fixed: Set, keying: Keying) -> Result<(), Error> {
         let (family, held) = (self.family, &mut self.held);
         let mut note = |element: &Element| match Member::parse(fixed, keying, family, element) {
             Some((member, leads)) => {
-                if let Some(chain) = leads.as_ref().and_then(Leads::chain) {
-                    held.objects.observed_user(Object::Chain(chain.clone()));
+                if let Some(class) = leads.as_ref().and_then(|leads| member.class(leads)) {
+                    held.objects.observed_user(Object::Class(class));
                 }
                 held.members.insert(member, leads);
             }

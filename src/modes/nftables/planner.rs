@@ -1,7 +1,7 @@
 //! Making a plan. One piece of code, whatever is known: with nothing known it looks at everything, for one change at the
 //! places that the change can concern.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,16 +11,17 @@ use super::affinity::{Others, Purge};
 use super::base::Style;
 use super::building::Building;
 use super::classes::may_be_sticky;
+use super::edits::Edits;
 use super::held::{Held, Presence, SlotPlace};
 use super::key;
 use super::member::{Leads, Member};
 use super::names::{self, Set, SetId};
+use super::numbers::Number;
 use super::plan::{Outcome, Owners, Plan};
-use super::render::{self, Wanted};
+use super::render::{self, Goal, Wanted};
 use super::slots::{self, Slots, Target};
-use crate::kernel::nftables::element::Elements;
-use crate::kernel::nftables::transaction::Operation;
-use crate::kernel::nftables::{Name, Transaction};
+use crate::kernel::nftables::userdata::Comment;
+use crate::kernel::nftables::{Transaction, Verdict};
 use crate::model::{Changes, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy};
 
 /// What a planner looks at.
@@ -36,7 +37,7 @@ pub fn plan(settings: &Settings, held: &Held, scope: Scope, want: &ServiceTable,
         held,
         want,
         building: Building::new(held, settings, want.family()),
-        edits: BTreeMap::new(),
+        edits: Edits::default(),
         outcome: Outcome::default(),
         purge: Purge::default(),
         owners: Owners::default(),
@@ -78,18 +79,11 @@ impl Touched {
     }
 }
 
-/// What happens to the elements of a set.
-#[derive(Default)]
-struct Edit {
-    deleted: Elements,
-    added: Elements,
-}
-
 struct Planner<'a> {
     held: &'a Held,
     want: &'a ServiceTable,
     building: Building<'a>,
-    edits: BTreeMap<SetId, Edit>,
+    edits: Edits,
     outcome: Outcome,
     purge: Purge,
     owners: Owners,
@@ -113,7 +107,7 @@ impl Planner<'_> {
 
     fn strangers(&mut self) {
         for (set, element) in &self.held.strangers {
-            self.edits.entry(*set).or_default().deleted.push(&key::alone(element));
+            self.edits.delete(*set, element);
         }
     }
 
@@ -126,18 +120,26 @@ impl Planner<'_> {
 
     fn place(&mut self, place: FrontendKey) {
         let wanted = render::of_place(self.want, place);
-        if let Some(port) = wanted.port {
-            self.owners.places.insert(place, port.name.clone());
-            for class in &wanted.classes {
-                self.building.class(class, &mut self.owners.objects, &port.name);
-            }
-        }
+        let members = self.numbered(place, &wanted);
         let left = [TrafficPolicy::Cluster, TrafficPolicy::Local]
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));
         let left = left.into_iter().find(|left| *left == Departure::Some).unwrap_or(Departure::None);
         self.clients(place, &wanted, left);
         let held = self.held_at(place);
-        self.members(&held, &wanted.members);
+        self.members(&held, &members);
+    }
+
+    /// The members with the numbers of the classes that they lead to.
+    fn numbered(&mut self, place: FrontendKey, wanted: &Wanted<'_>) -> Vec<(Member, Option<Leads>)> {
+        let Some(port) = wanted.port else { return Vec::new() };
+        self.owners.places.insert(place, port.name.clone());
+        let mut number = |class| self.building.class(class, &mut self.owners.objects, &port.name);
+        let numbers: Vec<Number> = wanted.classes.iter().map(&mut number).collect();
+        let leads = |goal| Leads {
+            to: if let Goal::Class(at) = goal { numbers[at] } else { Number::ACCEPT },
+            comment: Some(Comment::new(&port.name.to_string())),
+        };
+        wanted.members.iter().map(|(member, goal)| (*member, goal.map(leads))).collect()
     }
 
     fn held_at(&self, place: FrontendKey) -> Vec<Member> {
@@ -171,8 +173,11 @@ impl Planner<'_> {
 
     fn was_sticky(&self, place: FrontendKey) -> bool {
         [Set::Services, Set::ShortCircuits].into_iter().any(|set| {
-            let leads = self.held.members.get(&Member::Place(set, place)).and_then(Option::as_ref);
-            leads.and_then(Leads::chain).is_some_and(|chain| may_be_sticky(chain))
+            let member = Member::Place(set, place);
+            let leads = self.held.members.get(&member).and_then(Option::as_ref);
+            let class = leads.and_then(|leads| member.class(leads));
+            let verdict = class.and_then(|class| self.held.objects.numbers.verdict(class));
+            verdict.and_then(Verdict::chain).is_some_and(|chain| may_be_sticky(chain))
         })
     }
 
@@ -196,7 +201,7 @@ impl Planner<'_> {
     }
 
     fn fill(&mut self, at: &SlotPlace, before: &[Option<Target>], after: &[Option<Target>]) {
-        let edit = self.edits.entry(SetId::Slots(at.map())).or_default();
+        let map = SetId::Slots(at.map());
         for number in 0..before.len().max(after.len()) {
             let held = before.get(number).copied().flatten();
             let wanted = after.get(number).copied().flatten();
@@ -204,10 +209,10 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(target) = held {
-                edit.deleted.push(&key::alone(&key::slot(&at.place, number, &target)));
+                self.edits.delete(map, &key::slot(&at.place, number, &target));
             }
             if let Some(target) = wanted {
-                edit.added.push(&key::slot(&at.place, number, &target));
+                self.edits.add(map, &key::slot(&at.place, number, &target));
             }
         }
         self.outcome.slots.push((*at, (!after.is_empty()).then(|| after.into())));
@@ -233,17 +238,16 @@ impl Planner<'_> {
                 Some(_) => self.delete(member),
                 None => {}
             }
-            let edit = self.edits.entry(member.set()).or_default();
-            edit.added.push(&member.element(leads.as_ref()));
-            self.building.leads(leads.as_ref(), 1);
+            self.edits.add(member.set(), &member.element(leads.as_ref()));
+            self.building.leads(member, leads.as_ref(), 1);
             self.outcome.members.push((*member, Some(leads.clone())));
         }
     }
 
     fn delete(&mut self, member: &Member) {
-        self.edits.entry(member.set()).or_default().deleted.push(&member.element(None));
+        self.edits.delete(member.set(), &member.element(None));
         let leads = self.held.members.get(member).and_then(Option::as_ref);
-        self.building.leads(leads, -1);
+        self.building.leads(member, leads, -1);
     }
 
     fn finish(self, now: Instant) -> Plan {
@@ -259,7 +263,7 @@ impl Planner<'_> {
         let built = building.finish(now);
         outcome.objects = built.changes;
         transaction.operations.extend(built.created);
-        transaction.operations.extend(edits.into_iter().flat_map(|(set, edit)| edit.operations(set)));
+        transaction.operations.extend(edits.operations());
         transaction.operations.extend(built.swept);
         Plan { family, transaction, outcome, purge, owners, made: now }
     }
@@ -270,19 +274,4 @@ impl Planner<'_> {
 enum Departure {
     None,
     Some,
-}
-
-impl Edit {
-    fn operations(self, set: SetId) -> impl Iterator<Item = Operation> {
-        let set: Name = set.to_string().into();
-        let Edit { deleted, added } = self;
-        let delete = Operation::DeleteElements { set: set.clone(), elements: deleted };
-        let add = Operation::AddElements { set, elements: added };
-        [delete, add].into_iter().filter(|operation| match operation {
-            Operation::DeleteElements { elements, .. } | Operation::AddElements { elements, .. } => {
-                !elements.is_empty()
-            }
-            _ => true,
-        })
-    }
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::classes::{Class, Memory, Pick, Turn};
-use super::member::{Lead, Leads, Member};
+use super::member::{Leads, Member};
 use super::names::{Keying, Set, SlotMap};
 use super::slots::{self, Target};
-use crate::kernel::nftables::userdata::Comment;
 use crate::model::{
     Affinity, Destination, Family, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy, Verdict,
 };
@@ -18,11 +17,20 @@ use crate::model::{
 #[derive(Debug, Default)]
 pub struct Wanted<'a> {
     pub port: Option<&'a Arc<ServicePort>>,
-    pub members: Vec<(Member, Option<Leads>)>,
+    pub members: Vec<(Member, Option<Goal>)>,
     /// The endpoints of each policy that has traffic here, with their numbers of slots.
     shares: Vec<(TrafficPolicy, Vec<(Target, u32)>)>,
-    /// The chains that members lead to.
+    /// The classes that members lead to.
     pub classes: Vec<Class>,
+}
+
+/// Where a member leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// One of [`Wanted::classes`].
+    Class(usize),
+    /// Nowhere: the packet is left as it is.
+    Accept,
 }
 
 impl Wanted<'_> {
@@ -68,6 +76,9 @@ impl Rendering<'_> {
         let port = self.port;
         let is_external = !matches!(frontend, Frontend::ClusterIp(_));
         let short_circuit = is_external && port.short_circuit();
+        if frontend.address().is_some_and(|address| !table.is_virtual(address)) {
+            self.member(Set::Claimed);
+        }
         match port.verdict(frontend) {
             Verdict::Forward(policy) => {
                 let is_masqueraded = is_external && policy == TrafficPolicy::Cluster;
@@ -94,9 +105,8 @@ impl Rendering<'_> {
         self.wanted.members.push((Member::Place(set, self.place), None));
     }
 
-    fn lead_to(&mut self, set: Set, to: Lead) {
-        let leads = Leads { to, comment: Some(Comment::new(&self.port.name.to_string())) };
-        self.wanted.members.push((Member::Place(set, self.place), Some(leads)));
+    fn lead_to(&mut self, set: Set, goal: Goal) {
+        self.wanted.members.push((Member::Place(set, self.place), Some(goal)));
     }
 
     /// At a virtual address, what is not served is refused anyway. At another one, NodePorts must not take it.
@@ -105,7 +115,7 @@ impl Rendering<'_> {
             Destination::Address(address) if table.is_virtual(address) => {}
             Destination::Address(_) => {
                 self.member(Set::Reject);
-                self.lead_to(Set::Services, Lead::Accept);
+                self.lead_to(Set::Services, Goal::Accept);
             }
             Destination::Node => self.member(Set::Reject),
         }
@@ -123,7 +133,7 @@ impl Rendering<'_> {
     }
 
     fn lead_to_class(&mut self, set: Set, class: Class) {
-        self.lead_to(set, Lead::Chain(class.to_string().into()));
+        self.lead_to(set, Goal::Class(self.wanted.classes.len()));
         self.wanted.classes.push(class);
     }
 

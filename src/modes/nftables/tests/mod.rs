@@ -12,8 +12,9 @@ use std::rc::Rc;
 use super::names::{SetId, table as table_of_kernel};
 use super::*;
 use crate::kernel::nftables::Nftables as _;
+use crate::kernel::nftables::element::ElementValue;
 use crate::kernel::nftables::events::SubscriptionError;
-use crate::kernel::nftables::fake::FakeNftables;
+use crate::kernel::nftables::fake::{FakeNftables, FakeTable};
 use crate::kernel::nftables::{
     Chain, Counter, Element, Generation, InstalledRule, InstalledTable, NftablesError, Set, Table,
     TableFamily, Transaction, Value,
@@ -241,8 +242,7 @@ impl Bench {
             .sets
             .get(set)
             .into_iter()
-            .flat_map(|set| set.elements.values())
-            .map(ToString::to_string)
+            .flat_map(|of| of.elements.values().map(|element| shown(table, set, element)))
             .collect()
     }
 
@@ -261,11 +261,27 @@ impl Bench {
                     "{:?}",
                     key::parse_slot(map, self.mode.family, element).map(|(place, _, target)| (place, target))
                 ),
-                _ => element.to_string(),
+                Some(SetId::Fixed(names::Set::Classes | names::Set::Timeouts, _)) => {
+                    format!("{:?}", element.data)
+                }
+                _ => shown(table, name, element),
             });
             state.insert(format!("set {name} {}", set.elements.len()), elements.collect());
         }
         state
+    }
+}
+
+/// With the chain that a class's number stands for: which number that is depends on what was there before.
+fn shown(table: &FakeTable, set: &str, element: &Element) -> String {
+    let map = match set {
+        "sticky" | "node-sticky" => "timeouts",
+        _ => "classes",
+    };
+    let ElementValue::Value(number) = &element.data else { return element.to_string() };
+    match table.sets.get(map).and_then(|set| set.elements.get(number)) {
+        Some(class) => Element { data: class.data.clone(), ..element.clone() }.to_string(),
+        None => element.to_string(),
     }
 }
 

@@ -41,6 +41,8 @@ fn an_endpoint_more_moves_the_frontend_to_another_class() {
     assert_eq!(bench.list("cluster-3").len(), 3);
     assert!(bench.mode.wake().is_some());
     bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.sync(&mut table), "delete element ip ferrovia classes { 0:1 }\n");
+    bench.wait(Duration::from_secs(1));
     assert_eq!(bench.sync(&mut table), "delete chain ip ferrovia pick-cluster-random-2\n");
     bench.wait(Duration::from_secs(1));
     assert_eq!(bench.sync(&mut table), "delete set ip ferrovia cluster-2\n");
