@@ -9,6 +9,7 @@ mod leftovers;
 pub mod nftables;
 mod watched;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -61,6 +62,16 @@ pub trait Mode {
         None
     }
 
+    /// Whether [`traffic`](Self::traffic) has anything to tell.
+    fn counts_traffic(&self) -> bool {
+        false
+    }
+
+    /// What the kernel has counted for each ServicePort of the table that is in force. Its cost grows with their number.
+    fn traffic(&mut self, _want: &ServiceTable) -> Result<BTreeMap<ServicePortName, Traffic>, Self::Error> {
+        Ok(BTreeMap::new())
+    }
+
     /// How many endpoints left their Service and have connections still.
     fn draining(&self) -> usize {
         0
@@ -86,6 +97,20 @@ pub trait ModeError: Error + Send + Sync + 'static {
     fn is_transient(&self) -> bool {
         false
     }
+}
+
+/// What went through a ServicePort, as far as the kernel counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// New ones that were led to an endpoint.
+    pub connections: u64,
+    /// From clients.
+    pub packets_in: u64,
+    /// With their IP headers.
+    pub bytes_in: u64,
+    /// To clients.
+    pub packets_out: u64,
+    pub bytes_out: u64,
 }
 
 /// What a look at the kernel's own change stamps says.

@@ -45,6 +45,10 @@ impl From<Event> for Input {
 /// Inputs taken up before the schedule is looked at again.
 const BATCH: usize = 4096;
 
+/// Between two looks at what the kernel counted for Services, and how much of the time these may take.
+const TRAFFIC_PAUSE: Duration = Duration::from_secs(5);
+const TRAFFIC_SHARE: u32 = 50;
+
 /// Between two looks at the tracked flows, also after one that failed.
 const FLOWS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -89,6 +93,8 @@ struct Path<M: Mode> {
     /// When the changes that are on their way were made, as far as their authors tell.
     triggers: Vec<SystemTime>,
     predecessors: Predecessors,
+    /// When to read what the kernel counted; `None` where nothing is counted, and before the first sync.
+    traffic_due: Option<Instant>,
 }
 
 /// What other proxies may have left in the kernel.
@@ -122,7 +128,8 @@ impl<M: Mode> Sync<M> {
             .map(|(table, plane)| {
                 let flows = Reconciler::default();
                 let predecessors = Predecessors::Unknown;
-                (table, Path { plane, flows, flows_due: None, triggers: Vec::new(), predecessors })
+                let (flows_due, traffic_due) = (None, None);
+                (table, Path { plane, flows, flows_due, triggers: Vec::new(), predecessors, traffic_due })
             })
             .unzip();
         Sync { store, compiler, tables, paths, conntrack, reporter, addresses_changed: true }
@@ -168,7 +175,9 @@ impl<M: Mode> Sync<M> {
         let wakes = self
             .paths
             .iter()
-            .flat_map(|path| [Some(path.plane.wake()), path.flows_due, path.predecessors.wake()])
+            .flat_map(|path| {
+                [Some(path.plane.wake()), path.flows_due, path.predecessors.wake(), path.traffic_due]
+            })
             .flatten();
         wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
     }
@@ -218,6 +227,9 @@ impl<M: Mode> Path<M> {
         if self.predecessors.wake().is_some_and(|wake| wake <= Instant::now()) {
             self.retire_predecessors(table.family(), reporter);
         }
+        if self.traffic_due.is_some_and(|due| due <= Instant::now()) {
+            self.read_traffic(table, reporter);
+        }
         if self.flows_due.is_some_and(|due| due <= Instant::now()) {
             self.clear_stale_flows(table, conntrack, reporter);
         }
@@ -232,6 +244,9 @@ impl<M: Mode> Path<M> {
                 // Rules first, then cleaning: a flow cleared before would come back by the old rules.
                 if self.flows.is_due() {
                     self.flows_due = Some(Instant::now());
+                }
+                if self.traffic_due.is_none() && self.plane.mode.counts_traffic() {
+                    self.traffic_due = Some(Instant::now());
                 }
                 if self.predecessors == Predecessors::Unknown {
                     self.retire_predecessors(table.family(), reporter);
@@ -253,6 +268,14 @@ impl<M: Mode> Path<M> {
         if let Err(error) = result {
             reporter.predecessors_remain(family, &error);
         }
+    }
+
+    fn read_traffic(&mut self, table: &ServiceTable, reporter: &Reporter) {
+        let started = Instant::now();
+        let read = self.plane.mode.traffic(table);
+        reporter.traffic(table.family(), read);
+        let now = Instant::now();
+        self.traffic_due = Some(now + TRAFFIC_PAUSE.max((now - started) * TRAFFIC_SHARE));
     }
 
     fn clear_stale_flows(

@@ -72,43 +72,57 @@ fn all_others(table: &mut ServiceTable) {
     }
 }
 
-/// k8s#135639: packets and other programs wait for nothing while 100,000 endpoints are loaded. The fastest of some loads
-/// counts: how slow a busy machine is says nothing.
+/// The longest that a new connection took between two moments.
+fn longest(waits: &[(Instant, Duration)], from: Instant, to: Instant) -> Duration {
+    let between = waits.iter().filter(|(at, wait)| *at + *wait > from && *at < to);
+    between.map(|(_, wait)| *wait).max().expect("connections at that time")
+}
+
+/// Of a kernel that loads 100,000 endpoints: the longest wait of a new connection meanwhile, and in as long a time before.
+fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
+    let (over, waits) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (started, took) = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            rig.lab.here().run(|| {
+                let (mut mode, mut table) = with_one_service();
+                all_others(&mut table);
+                let plan = mode.plan(&table, Instant::now());
+                thread::sleep(Duration::from_secs(2));
+                let started = Instant::now();
+                mode.apply(plan).unwrap();
+                (started, started.elapsed())
+            })
+        });
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                let seen = rig.lab.probe(ip("10.244.1.9"), Protocol::Tcp, address(WEB), SOON).unwrap();
+                if matches!(seen, Observed::Answered { .. }) {
+                    waits.lock().unwrap().push((started, started.elapsed()));
+                }
+            }
+        });
+        let loaded = load.join();
+        over.store(true, Ordering::Relaxed);
+        loaded.unwrap().unwrap()
+    });
+    assert!(took < Duration::from_secs(20), "a load of {took:?}");
+    assert_eq!(rig.run("nft list map ip ferrovia cluster-10").matches(" : 10.").count(), 100_000);
+    let waits = waits.lock().unwrap();
+    let before = started - took.min(Duration::from_millis(1900));
+    (longest(&waits, started, started + took), longest(&waits, before, started))
+}
+
+/// k8s#135639: packets wait for nothing while 100,000 endpoints are loaded. One of some loads has to show that: how slow a
+/// busy machine is says nothing, so that it is compared with the time before.
 #[test]
 fn y9_ten_thousand_services_are_loaded_without_a_stall() {
     let rig = Rig::without_proxy(DataPlane::Nftables, &[], &[]);
-    let mut longest = Vec::new();
-    for _ in 0..4 {
-        let (over, waits) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-        thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                rig.lab.here().run(|| {
-                    let (mut mode, mut table) = with_one_service();
-                    all_others(&mut table);
-                    let plan = mode.plan(&table, Instant::now());
-                    let started = Instant::now();
-                    mode.apply(plan).unwrap();
-                    (started, started.elapsed())
-                })
-            });
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let started = Instant::now();
-                    let seen = rig.lab.probe(ip("10.244.1.9"), Protocol::Tcp, address(WEB), SOON).unwrap();
-                    if matches!(seen, Observed::Answered { .. }) {
-                        waits.lock().unwrap().push((started, started.elapsed()));
-                    }
-                }
-            });
-            let loaded = load.join();
-            over.store(true, Ordering::Relaxed);
-            let (started, took) = loaded.unwrap().unwrap();
-            assert!(took < Duration::from_secs(20), "a load of {took:?}");
-            let waits = waits.lock().unwrap();
-            let meanwhile = waits.iter().filter(|(at, wait)| *at + *wait > started && *at < started + took);
-            longest.push(meanwhile.map(|(_, wait)| *wait).max().expect("connections while it was loaded"));
-        });
-        assert!(rig.run("nft list map ip ferrovia cluster-10").matches(" : 10.").count() == 100_000);
+    let mut seen = Vec::new();
+    let is_smooth =
+        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(100);
+    while !seen.iter().any(is_smooth) {
+        assert!(seen.len() < 6, "the longest waits, and those before: {seen:?}");
+        seen.push(waits_of_a_load(&rig));
     }
-    assert!(longest.iter().min().unwrap() < &Duration::from_millis(100), "{longest:?}");
 }

@@ -15,7 +15,7 @@ pub struct Choice {
 /// nftables where the kernel has all that it takes, else iptables.
 pub fn of_this_machine() -> Choice {
     let found = nftables::open(Family::V4).map_err(anyhow::Error::from);
-    choose(found.and_then(|(mut door, _)| require(&mut door, Family::V4)))
+    choose(found.and_then(|(mut door, _)| require(&mut door, Family::V4).map(drop)))
 }
 
 fn choose(nftables: anyhow::Result<()>) -> Choice {
@@ -40,7 +40,7 @@ mod tests {
     }
 
     fn choice_of(kernel: &mut FakeNftables) -> Choice {
-        choose(require(kernel, Family::V4))
+        choose(require(kernel, Family::V4).map(drop))
     }
 
     #[test]

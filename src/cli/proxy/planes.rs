@@ -17,7 +17,7 @@ use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresse
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
-use crate::modes::nftables::{self, LeftTable, Nftables};
+use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::sync::plane::Plane;
 use crate::sync::schedule::Bounds;
@@ -120,7 +120,9 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
     let settings = assemble::nftables_settings(config, assemble::Node::This);
     let of_families = planes(config, |family| {
         let (mut door, watch) = nftables::open(family)?;
-        require(&mut door, family)?;
+        let missing = require(&mut door, family)?;
+        let settings =
+            nftables::Settings { counting: counting(settings.counting, family, &missing), ..settings };
         let rules = Programs::installed(family).into_iter().map(|programs| boxed(OtherFlavour(programs)));
         let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
         leftovers.extend([
@@ -133,21 +135,34 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
     Ok(Planes { of_families, schedulers })
 }
 
-/// That the kernel has all that the mode writes.
-pub(super) fn require(kernel: &mut dyn door::Nftables, family: Family) -> anyhow::Result<()> {
-    let missing = probe(kernel, family, "ferrovia-probe").missing;
-    let needed: Vec<_> =
-        missing.into_iter().filter(|(ability, _)| *ability != Ability::NamedCounters).collect();
-    let Some((first, reason)) = needed.first() else { return Ok(()) };
-    if let NftablesError::NotTaken { source, .. } = reason {
-        let hint = match source.kind() {
-            io::ErrorKind::PermissionDenied => " (the capability CAP_NET_ADMIN is missing)",
-            _ => "",
-        };
-        bail!("{reason}: {source}{hint}");
+/// Services that are not counted are better than none.
+fn counting(wanted: Counting, family: Family, missing: &[Ability]) -> Counting {
+    if wanted == Counting::On && missing.contains(&Ability::CountedSets) {
+        tracing::error!(%family, "--service-counters: this kernel's sets cannot count (Linux 5.7)");
+        return Counting::Off;
     }
+    wanted
+}
+
+/// That the kernel has all that the mode writes. Tells what is missing of the rest.
+pub(super) fn require(kernel: &mut dyn door::Nftables, family: Family) -> anyhow::Result<Vec<Ability>> {
+    let missing = probe(kernel, family, "ferrovia-probe").missing;
+    let is_optional = |(ability, _): &(Ability, _)| Ability::OPTIONAL.contains(ability);
+    let (optional, needed): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_optional);
     let names: Vec<String> = needed.iter().map(|(ability, _)| ability.to_string()).collect();
-    bail!("this kernel's nf_tables lacks {}; of {first}: {reason}", names.join(", "))
+    match needed.into_iter().next() {
+        None => Ok(optional.into_iter().map(|(ability, _)| ability).collect()),
+        Some((_, reason @ NftablesError::NotTaken { .. })) => Err(reason.into()),
+        Some((first, reason)) => {
+            bail!("this kernel's nf_tables lacks {}; of {first}: {reason}", names.join(", "))
+        }
+    }
+}
+
+fn with_hint(error: anyhow::Error) -> anyhow::Error {
+    let is_denied = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
+    let lacks_right = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_denied));
+    if lacks_right { error.context("the capability CAP_NET_ADMIN is missing") } else { error }
 }
 
 fn boxed(left: impl Leftovers + 'static) -> Box<dyn Leftovers> {
@@ -241,6 +256,7 @@ fn planes<M: Mode>(
                 planes.push((ServiceTable::new(family), plane));
             }
             Err(error) => {
+                let error = with_hint(error);
                 tracing::warn!(%family, error = format!("{error:#}"), "No Services of this address family");
                 reasons.push(format!("{family}: {error:#}"));
             }

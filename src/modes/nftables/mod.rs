@@ -22,18 +22,21 @@ mod render;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::kernel::nftables as door;
-use crate::model::{Family, Scheduler, ServiceTable};
+use crate::model::{Family, Scheduler, ServicePortName, ServiceTable};
 use crate::modes::iptables::InvalidPackets;
-use crate::modes::{Drift, Leftovers, Mode, Predecessors};
+use crate::modes::{Drift, Leftovers, Mode, Predecessors, Traffic};
 
 pub use cleanup::LeftTable;
 pub use error::Error;
 pub use plan::Plan;
+pub use traffic::Counting;
 pub use watch::{OpenError, Watch, open};
 
 use base::Style;
@@ -46,11 +49,12 @@ pub struct Settings {
     /// The bit of the packet mark by which packets are masqueraded.
     pub mark: u32,
     pub invalid: InvalidPackets,
+    pub counting: Counting,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { mark: 0x4000, invalid: InvalidPackets::Drop }
+        Settings { mark: 0x4000, invalid: InvalidPackets::Drop, counting: Counting::Off }
     }
 }
 
@@ -136,6 +140,14 @@ impl<D: door::Nftables> Mode for Nftables<D> {
 
     fn wake(&self) -> Option<Instant> {
         self.held.objects.wake()
+    }
+
+    fn counts_traffic(&self) -> bool {
+        self.settings.counting == Counting::On
+    }
+
+    fn traffic(&mut self, want: &ServiceTable) -> Result<BTreeMap<ServicePortName, Traffic>, Error> {
+        traffic::read(&mut self.door, want).map_err(Error::Traffic)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::traffic::Counting;
 use crate::kernel::nftables::datatype::Datatype;
 use crate::kernel::nftables::expression::Numbering;
 use crate::kernel::nftables::selector::{Generator, Selector};
@@ -97,12 +98,18 @@ pub enum Set {
     Classes,
     /// The same for [`Sticky`](Set::Sticky).
     Timeouts,
+    /// Frontends whose new connections are counted, where that is asked for.
+    Connections,
+    /// Frontends whose packets are counted that clients send, by what they were sent to first.
+    Requests,
+    /// The same for packets that clients receive.
+    Replies,
     /// Which endpoint a client had. By the address also for NodePorts: a connection is remembered as it was sent.
     Affinity,
 }
 
 /// All that there are, with their names.
-pub const NAMES: [(Set, Keying, &str); 24] = [
+pub const NAMES: [(Set, Keying, &str); 30] = [
     (Set::Services, Keying::Address, "services"),
     (Set::Services, Keying::Node, "node-ports"),
     (Set::ShortCircuits, Keying::Address, "short-circuits"),
@@ -118,6 +125,12 @@ pub const NAMES: [(Set, Keying, &str); 24] = [
     (Set::Reject, Keying::Address, "rejected"),
     (Set::Reject, Keying::Node, "node-rejected"),
     (Set::Claimed, Keying::Address, "claimed"),
+    (Set::Connections, Keying::Address, "counted-connections"),
+    (Set::Connections, Keying::Node, "node-counted-connections"),
+    (Set::Requests, Keying::Address, "counted-requests"),
+    (Set::Requests, Keying::Node, "node-counted-requests"),
+    (Set::Replies, Keying::Address, "counted-replies"),
+    (Set::Replies, Keying::Node, "node-counted-replies"),
     (Set::ClusterIps, Keying::Address, "cluster-ips"),
     (Set::VirtualIps, Keying::Address, "virtual-ips"),
     (Set::ServiceNetworks, Keying::Address, "service-cidrs"),
@@ -131,7 +144,7 @@ pub const NAMES: [(Set, Keying, &str); 24] = [
 
 impl Set {
     /// Whose elements are frontends, one each.
-    pub const OF_PLACES: [Set; 9] = [
+    pub const OF_PLACES: [Set; 12] = [
         Set::Services,
         Set::ShortCircuits,
         Set::OwnShortCircuits,
@@ -140,8 +153,14 @@ impl Set {
         Set::DropOutside,
         Set::Reject,
         Set::Claimed,
+        Set::Connections,
+        Set::Requests,
+        Set::Replies,
         Set::Sticky,
     ];
+
+    /// Those that are there only for `--service-counters`.
+    pub const COUNTING: [Set; 3] = [Set::Connections, Set::Requests, Set::Replies];
 
     pub fn name(self, keying: Keying) -> &'static str {
         let found = NAMES.iter().find(|(set, of, _)| (*set, *of) == (self, keying));
@@ -157,8 +176,11 @@ pub enum SetId {
 }
 
 impl SetId {
-    pub fn all_fixed() -> impl Iterator<Item = SetId> {
-        NAMES.into_iter().map(|(set, keying, _)| SetId::Fixed(set, keying))
+    /// The sets of the skeleton.
+    pub fn all_fixed(counting: Counting) -> impl Iterator<Item = SetId> {
+        let is_there = move |set: Set| counting == Counting::On || !Set::COUNTING.contains(&set);
+        let there = NAMES.into_iter().filter(move |(set, ..)| is_there(*set));
+        there.map(|(set, keying, _)| SetId::Fixed(set, keying))
     }
 
     pub fn parse(name: &str) -> Option<Self> {
@@ -202,6 +224,9 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
         Set::SourceRanges => {
             let key: Vec<_> = key.into_iter().chain([one]).collect();
             door::Set::new(name, Shape::types(&key)).intervals()
+        }
+        Set::Connections | Set::Requests | Set::Replies => {
+            door::Set { counted: true, ..door::Set::new(name, Shape::types(&key)) }
         }
         Set::ClusterIps | Set::VirtualIps => door::Set::new(name, Shape::types(&[one])),
         Set::ServiceNetworks => door::Set::new(name, Shape::types(&[one])).intervals(),

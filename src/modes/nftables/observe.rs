@@ -36,7 +36,7 @@ pub fn observe(nftables: &mut dyn Nftables, family: Family, style: &Style) -> Re
         Activity::Active => Presence::There,
         Activity::Dormant => Presence::Dormant,
     };
-    held.objects.find_idle();
+    held.objects.find_idle(style.counting());
     Ok(held)
 }
 
@@ -151,7 +151,14 @@ fn has_shape(found: &door::Set, wanted: &door::Set) -> bool {
         _ => None,
     };
     let shape = |set: &door::Set| {
-        (set.key.kind(), data(set), std::mem::discriminant(&set.data), set.intervals, set.dynamic)
+        (
+            set.key.kind(),
+            data(set),
+            std::mem::discriminant(&set.data),
+            set.intervals,
+            set.dynamic,
+            set.counted,
+        )
     };
     shape(found) == shape(wanted)
 }

@@ -20,6 +20,7 @@ use super::numbers::Number;
 use super::plan::{Outcome, Owners, Plan};
 use super::render::{self, Goal, Wanted};
 use super::slots::{self, Slots, Target};
+use super::traffic::Counting;
 use crate::kernel::nftables::userdata::Comment;
 use crate::kernel::nftables::{Transaction, Verdict};
 use crate::model::{Changes, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy};
@@ -37,6 +38,7 @@ pub fn plan(settings: &Settings, held: &Held, scope: Scope, want: &ServiceTable,
         held,
         want,
         building: Building::new(held, settings, want.family()),
+        counting: settings.counting,
         edits: Edits::default(),
         outcome: Outcome::default(),
         purge: Purge::default(),
@@ -83,6 +85,7 @@ struct Planner<'a> {
     held: &'a Held,
     want: &'a ServiceTable,
     building: Building<'a>,
+    counting: Counting,
     edits: Edits,
     outcome: Outcome,
     purge: Purge,
@@ -119,7 +122,7 @@ impl Planner<'_> {
     }
 
     fn place(&mut self, place: FrontendKey) {
-        let wanted = render::of_place(self.want, place);
+        let wanted = render::of_place(self.want, place, self.counting);
         let members = self.numbered(place, &wanted);
         let left = [TrafficPolicy::Cluster, TrafficPolicy::Local]
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));
@@ -251,7 +254,7 @@ impl Planner<'_> {
     }
 
     fn finish(self, now: Instant) -> Plan {
-        let Planner { held, want, building, edits, mut outcome, purge, owners } = self;
+        let Planner { held, want, building, edits, mut outcome, purge, owners, .. } = self;
         let family = want.family();
         let mut transaction = Transaction::new(&names::table(family));
         if held.table == Presence::OfAnotherShape {

@@ -9,6 +9,7 @@ use super::classes::{Class, Memory, Pick, Turn};
 use super::member::{Leads, Member};
 use super::names::{Keying, Set, SlotMap};
 use super::slots::{self, Target};
+use super::traffic::Counting;
 use crate::model::{
     Affinity, Destination, Family, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy, Verdict,
 };
@@ -54,7 +55,7 @@ enum Masquerade {
     No,
 }
 
-pub fn of_place(table: &ServiceTable, place: FrontendKey) -> Wanted<'_> {
+pub fn of_place(table: &ServiceTable, place: FrontendKey, counting: Counting) -> Wanted<'_> {
     let found = table.frontends().get(&place).and_then(|port| {
         let frontend = port.frontends.iter().find(|frontend| port.key(frontend) == place)?;
         Some((port, frontend))
@@ -62,6 +63,9 @@ pub fn of_place(table: &ServiceTable, place: FrontendKey) -> Wanted<'_> {
     let Some((port, frontend)) = found else { return Wanted::default() };
     let mut rendering = Rendering { port, place, wanted: Wanted { port: Some(port), ..Wanted::default() } };
     rendering.frontend(table, frontend);
+    if counting == Counting::On {
+        rendering.count(frontend);
+    }
     rendering.wanted
 }
 
@@ -98,6 +102,15 @@ impl Rendering<'_> {
         // A Service without endpoints has nothing to guard: everybody is told so.
         if let Some(sources) = port.admits(frontend).filter(|_| port.external != Verdict::Reject) {
             self.guard(sources, table.family());
+        }
+    }
+
+    /// Unless nobody gets anywhere.
+    fn count(&mut self, frontend: &Frontend) {
+        let is_external = !matches!(frontend, Frontend::ClusterIp(_));
+        let is_forwarded = matches!(self.port.verdict(frontend), Verdict::Forward(_));
+        if is_forwarded || is_external && self.port.short_circuit() {
+            Set::COUNTING.into_iter().for_each(|set| self.member(set));
         }
     }
 

@@ -57,7 +57,9 @@ impl SourceStats {
 
     pub(super) fn send(&self, events: &Sender<Input>, event: Event) -> Result<(), Gone> {
         let kind = match &event {
-            Event::ListStarted(kind) | Event::ListGivenUp(kind) | Event::Deleted(kind, _) => *kind,
+            Event::ListStarted(kind) | Event::Deleted(kind, _) => *kind,
+            // Nobody has said anything.
+            Event::ListGivenUp(_) => return events.send(event.into()).map_err(|_| Gone),
             Event::ListDone(kind) => {
                 self.of(*kind).lists.fetch_add(1, Ordering::Relaxed);
                 *kind
