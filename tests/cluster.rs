@@ -14,6 +14,7 @@ use crate::common::listener::{Listener, key};
 mod connecting;
 mod events;
 mod lists;
+mod service_cidrs;
 mod watches;
 
 const PATIENT: Timing = Timing {
@@ -22,6 +23,8 @@ const PATIENT: Timing = Timing {
     answer: Duration::from_secs(10),
     shortest_wait: Duration::from_millis(10),
     longest_wait: Duration::from_millis(100),
+    unneeded_wait: Duration::from_millis(500),
+    absent_wait: Duration::from_millis(300),
 };
 
 fn service(name: &str, port: u32) -> Value {

@@ -13,7 +13,7 @@ use ferrovia::model::Protocol;
 
 use crate::common::clients::UdpClient;
 use crate::common::data_plane::{DataPlane, in_every_mode};
-use crate::common::rig::{PATIENCE, Rig, SOON, address, dns, endpoints, eventually, service, web};
+use crate::common::rig::{PATIENCE, Rig, SOON, address, dns, endpoints, eventually, ip, service, web};
 
 /// Every directory of `tests/golden` with a flow table.
 fn golden_cases() -> Vec<PathBuf> {
@@ -109,6 +109,82 @@ in_every_mode! {
         );
         rig.write("web.yaml", &web(spec, &["10.244.2.5"]));
         rig.expect_soon("172.18.0.100 tcp 172.18.0.2:30080 -> drop");
+    }
+
+    /// k8s#111863: the number of a NodePort is nothing at the addresses that Services have.
+    fn s4_node_ports_are_not_at_the_addresses_of_services(plane: DataPlane) {
+        let spec = "type: LoadBalancer, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]";
+        let status = "status: {loadBalancer: {ingress: [{ip: 203.0.113.10}]}}\n";
+        let web = service("web", spec) + status + &endpoints("web", "TCP", 8080, &["10.244.1.5"]);
+        let rig = Rig::without_proxy(plane, &[("web.yaml", &web)], &[]);
+        let mut rig = rig.with_flags(&["--nodeport-addresses=172.18.0.0/16"]);
+        rig.start_proxy();
+        rig.expect(
+            "172.18.0.100 tcp 203.0.113.10:80    -> to 10.244.1.5:8080 masqueraded
+             172.18.0.100 tcp 172.18.0.2:30080   -> to 10.244.1.5:8080 masqueraded
+             172.18.0.100 tcp 203.0.113.10:30080 -> unused
+             10.244.1.9   tcp 203.0.113.10:30080 -> unused
+             10.244.1.9   tcp 10.96.0.10:30080   -> unused",
+        );
+    }
+
+    /// k8s#131765, #71596: a pod of a node without endpoints, to the load balancer of a Service whose policy is Local.
+    fn e7_pods_of_a_node_without_endpoints_reach_a_local_load_balancer(plane: DataPlane) {
+        let spec = "type: LoadBalancer, externalTrafficPolicy: Local, clusterIP: 10.96.0.10, \
+                    loadBalancerSourceRanges: [10.244.0.0/16, 172.18.0.0/16], ports: [{port: 80, nodePort: 30080}]";
+        let status = "status: {loadBalancer: {ingress: [{ip: 203.0.113.10}]}}\n";
+        let web = service("web", spec) + status + &endpoints("web", "TCP", 8080, &["10.244.2.5", "10.244.2.6"]);
+        let rig = Rig::start(plane, &[("web.yaml", &web)]);
+        rig.expect(
+            "10.244.1.9   tcp 203.0.113.10:80  -> to 10.244.2.5:8080 10.244.2.6:8080
+             172.18.0.2   tcp 203.0.113.10:80  -> to 10.244.2.5:8080 10.244.2.6:8080 masqueraded
+             172.18.0.100 tcp 203.0.113.10:80  -> drop
+             172.18.0.100 tcp 172.18.0.2:30080 -> drop",
+        );
+    }
+
+    /// As keepalived or kube-vip put it there: the node's own servers keep their ports, and no NodePort takes the Service's.
+    fn an_external_ip_that_an_interface_has_is_shared_with_the_node(plane: DataPlane) {
+        let outside = |name: &str, ip: &str, port: u16, pods: &[&str]| {
+            let ports = format!("ports: [{{port: {port}}}]");
+            service(name, &format!("clusterIP: {ip}, externalIPs: [172.18.0.200], {ports}"))
+                + &endpoints(name, "TCP", 8080, pods)
+        };
+        let local = "type: NodePort, externalTrafficPolicy: Local";
+        let manifests = [
+            ("web.yaml", web(local, &["10.244.2.5"])),
+            ("outside.yaml", outside("outside", "10.96.0.11", 30080, &["10.244.1.6"])),
+            ("none.yaml", outside("none", "10.96.0.12", 81, &[])),
+        ];
+        let manifests = manifests.each_ref().map(|(file, text)| (*file, text.as_str()));
+        let rig = Rig::without_proxy(plane, &manifests, &[]);
+        let mut rig = rig.with_flags(&["--allowed-external-ips=172.18.0.200/32", "--nodeport-addresses=172.18.0.0/16"]);
+        rig.run("ip address add 172.18.0.200/16 dev eth0");
+        rig.start_proxy();
+        rig.expect_soon(
+            "172.18.0.100 tcp 172.18.0.200:30080 -> to 10.244.1.6:8080 masqueraded
+             10.244.1.9   tcp 172.18.0.200:30080 -> to 10.244.1.6:8080 masqueraded
+             172.18.0.100 tcp 172.18.0.200:81    -> reject
+             172.18.0.100 tcp 172.18.0.2:30080   -> drop
+             10.244.1.9   tcp 172.18.0.2:30080   -> to 10.244.2.5:8080",
+        );
+        let open = || std::net::TcpListener::bind("172.18.0.200:7000").unwrap();
+        let server = rig.lab.here().run(open).unwrap();
+        let client = || std::net::TcpStream::connect_timeout(&address("172.18.0.200:7000"), PATIENCE);
+        rig.lab.host_of(ip("172.18.0.100")).unwrap().namespace.run(client).unwrap().expect("the node's own server");
+        drop(server);
+    }
+
+    /// PR#134024: by name, so that it may come later.
+    fn y8_a_bridge_that_is_not_there_yet_stops_nothing(plane: DataPlane) {
+        let web = web("type: NodePort", &["10.244.1.5"]);
+        let rig = Rig::without_proxy(plane, &[("web.yaml", &web)], &[]);
+        let mut rig = rig.with_flags(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=nosuch0"]);
+        rig.start_proxy();
+        rig.expect(
+            "10.244.1.9   tcp 10.96.0.10:80    -> to 10.244.1.5:8080 masqueraded
+             172.18.0.100 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080 masqueraded",
+        );
     }
 
     /// Clients inside the cluster may have any endpoint, and the node needs its own address to hear of the answer.

@@ -212,10 +212,10 @@ fn reading_once_gives_complete_lists() {
     let directory = TempDir::new().unwrap();
     write(&directory, "all.yaml", &format!("{}---\n{SLICE}---\n{NODES}", service("web", 80)));
     let events = read_once(directory.path(), "here").unwrap().events;
-    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
-    assert_eq!(events[..3], kinds.map(Event::ListStarted));
-    assert_eq!(events[events.len() - 3..], kinds.map(Event::ListDone));
-    assert_eq!(events.len(), 3 + 3 + 3);
+    let kinds = [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice, Kind::Node];
+    assert_eq!(events[..4], kinds.map(Event::ListStarted));
+    assert_eq!(events[events.len() - 4..], kinds.map(Event::ListDone));
+    assert_eq!(events.len(), 4 + 3 + 4);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn reading_once_names_every_malformed_file_document_and_field() {
     assert!(lines[1].ends_with("(300 bytes) is longer than 63 characters"), "{message}");
     assert!(lines[2].contains("c.json: document 1: "), "{message}");
     assert!(lines[3].ends_with("d.yaml: document 1: items: is not a list"), "{message}");
-    assert_eq!(listing.events.len(), 3 + 1 + 3, "what makes sense counts");
+    assert_eq!(listing.events.len(), 4 + 1 + 4, "what makes sense counts");
     assert!(read_once(&directory.path().join("none"), "here").is_err());
 }
 

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
@@ -12,6 +12,9 @@ use ferrovia::model::Protocol;
 use crate::common::clients::{Echo, UdpClient};
 use crate::common::data_plane::{DataPlane, in_every_mode};
 use crate::common::rig::{PATIENCE, Rig, address, dns, ip, web};
+
+/// Connections that have to succeed while the proxy is restarted.
+const ENOUGH: usize = 200;
 
 in_every_mode! {
     fn c3_restart_keeps_udp_flows(plane: DataPlane) {
@@ -77,14 +80,24 @@ in_every_mode! {
                 rig.kill_proxy();
                 rig.start_proxy();
             };
+            // On a busy machine few clients get through: then there are more restarts, so that as much is shown.
+            let is_enough = |restarts| restarts >= 8 && connections.load(Ordering::Relaxed) > ENOUGH;
+            let deadline = Instant::now() + PATIENCE;
+            let restart_often = || {
+                let mut restarts = 0;
+                while !is_enough(restarts) && (restarts < 8 || Instant::now() < deadline) {
+                    restart();
+                    restarts += 1;
+                }
+            };
             // The clients have to hear of the end, also where a restart fails.
-            let restarted = catch_unwind(AssertUnwindSafe(|| (0..8).for_each(|_| restart())));
+            let restarted = catch_unwind(AssertUnwindSafe(restart_often));
             stop.store(true, Ordering::Relaxed);
             restarted.unwrap_or_else(|panic| resume_unwind(panic));
         });
         assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
         let connections = connections.into_inner();
-        assert!(connections > 200, "only {connections} connections: that proves nothing");
+        assert!(connections > ENOUGH, "only {connections} connections: that proves nothing");
     }
 
     /// C11: connections end when their endpoint ends, not when it is taken out.

@@ -9,7 +9,7 @@ use crate::kernel::iptables::{Flavour, Programs};
 use crate::kernel::sysctl;
 use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as IptablesSettings};
 use crate::modes::ipvs::{Settings as IpvsSettings, VirtualAddressing};
-use crate::modes::nftables::Settings as NftablesSettings;
+use crate::modes::nftables::{Counting, Settings as NftablesSettings};
 use crate::sync::compile;
 
 use super::proxy::Schedulers;
@@ -60,7 +60,11 @@ fn invalid_packets(config: &Config, kernel_is_liberal: bool) -> InvalidPackets {
 /// What the nftables mode has to know of the configuration.
 pub fn nftables_settings(config: &Config, node: Node) -> NftablesSettings {
     let is_liberal = node == Node::This && sysctl::tcp_is_liberal();
-    NftablesSettings { mark: config.masquerade.mark, invalid: invalid_packets(config, is_liberal) }
+    NftablesSettings {
+        mark: config.masquerade.mark,
+        invalid: invalid_packets(config, is_liberal),
+        counting: if config.service_counters { Counting::On } else { Counting::Off },
+    }
 }
 
 /// What node a plan is for.

@@ -1,6 +1,7 @@
 //! `ferrovia cleanup`: takes everything out again.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -46,13 +47,13 @@ fn clean_rules(mut door: Programs) -> Vec<String> {
 fn clean_others(family: Family) -> Vec<String> {
     let mut leftovers: Vec<Box<dyn Leftovers>> = vec![
         Box::new(KubeProxy { family, device: DeviceUse::Nobodys }),
-        Box::new(Remains { family }),
+        Box::new(Remains::new(family, Duration::ZERO)),
         Box::new(LeftTable::kube_proxys(family)),
         Box::new(LeftTable::ours(family)),
     ];
     leftovers
         .iter_mut()
-        .filter_map(|left| left.remove().err())
+        .filter_map(|left| left.remove(Instant::now()).err())
         .map(|error| format!("{family}: {}", ipvs::Error::Leftovers(error)))
         .collect()
 }

@@ -183,6 +183,8 @@ pub struct FerroviaConfiguration {
     pub ipvs_virtual_addresses: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipvs_drain_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_counters: Option<bool>,
 }
 
 #[derive(Deserialize)]

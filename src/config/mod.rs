@@ -44,6 +44,8 @@ pub struct Config {
     pub mode: ModeName,
     /// How endpoints are chosen where a Service does not say; `None` is the mode's default. IPVS has [its own](Ipvs).
     pub scheduler: Option<Scheduler>,
+    /// What goes through each Service is counted, where the mode can.
+    pub service_counters: bool,
     pub masquerade: Masquerade,
     /// Asked for, or not said. No kernel mode has it: it would need `route_localnet` (CVE-2020-8558).
     pub localhost_node_ports: bool,

@@ -47,6 +47,7 @@ pub(super) fn validate(
         node_ip: node_ip(&mut checks, &file),
         mode,
         scheduler: scheduler(&mut checks, mode, &own),
+        service_counters: service_counters(&mut checks, mode, &own),
         masquerade: masquerade(&mut checks, mode, &file),
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or_default(),
         iptables_flavour: iptables_flavour(&mut checks, &own),
@@ -105,6 +106,17 @@ fn source(file: &KubeProxyConfiguration, own: &FerroviaConfiguration, master: Op
 fn node_ip(checks: &mut Checks, file: &KubeProxyConfiguration) -> Option<IpAddr> {
     let address: Option<IpAddr> = checks.parse("bindAddress", &file.bind_address, "must be an IP address");
     address.filter(|address| !address.is_unspecified())
+}
+
+fn service_counters(checks: &mut Checks, mode: ModeName, own: &FerroviaConfiguration) -> bool {
+    let wanted = own.service_counters.unwrap_or_default();
+    if wanted && mode != ModeName::Nftables {
+        checks.warn(format!(
+            "--service-counters: the {} mode does not count; the nftables mode does",
+            mode.name()
+        ));
+    }
+    wanted
 }
 
 /// The IPVS mode has its own flag, which the other modes ignore as they do in kube-proxy.

@@ -9,7 +9,7 @@
 //! 10.244.1.9    tcp       10.96.0.11:80      ->  reject
 //! ```
 //!
-//! The other outcomes are `drop`, `unused` and `untouched`. Settings have the names of the proxy's flags and come first.
+//! The other outcomes are `drop`, `unused`, `unallocated` and `untouched`. Settings have the names of the proxy's flags and come first.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -37,10 +37,11 @@ pub struct Flow {
 }
 
 impl FlowTable {
-    /// With what a data plane makes of addresses whose ports are not used: each does one of two things.
-    pub fn with_unused(mut self, outcome: &Outcome) -> Self {
-        for flow in self.flows.iter_mut().filter(|flow| flow.outcome == Outcome::Unused) {
-            flow.outcome = outcome.clone();
+    /// With what a data plane makes of an outcome that it shares with no other: of addresses whose ports are not used, and
+    /// of addresses that no Service has.
+    pub fn with(mut self, outcome: &Outcome, instead: &Outcome) -> Self {
+        for flow in self.flows.iter_mut().filter(|flow| flow.outcome == *outcome) {
+            flow.outcome = instead.clone();
         }
         self
     }
@@ -115,6 +116,7 @@ fn parse_outcome(text: &str) -> Result<Outcome, &'static str> {
         "reject" => Ok(Outcome::Reject),
         "drop" => Ok(Outcome::Drop),
         "unused" => Ok(Outcome::Unused),
+        "unallocated" => Ok(Outcome::Unallocated),
         "untouched" => Ok(Outcome::Untouched),
         _ => {
             let mut targets = Vec::new();

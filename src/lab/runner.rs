@@ -148,6 +148,9 @@ fn agreement(lab: &Lab, flow: &Flow, observed: Observed) -> Option<Option<Target
             .map(|target| Some(*target)),
         (Outcome::Reject, observed) => agrees(observed == Observed::Refused),
         (Outcome::Drop, observed) => agrees(observed == Observed::Silence),
+        (Outcome::Unallocated, observed) => {
+            agrees([Observed::Silence, Observed::Unroutable].contains(&observed))
+        }
         (Outcome::Unused, observed) => agrees([Observed::Refused, Observed::Unroutable].contains(&observed)),
         (Outcome::Untouched, Observed::Answered { server, client }) => {
             agrees(server == SocketAddr::new(flow.destination, flow.port) && client.ip() == flow.source)

@@ -3,6 +3,7 @@
 mod kube_proxy;
 mod own;
 mod register;
+mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use prometheus::{Registry, Result, TextEncoder};
 pub use kube_proxy::{KubeProxy, Policy};
 pub use own::{Own, Stage};
 pub use register::PerFamily;
+pub use traffic::{MOST, ServiceTraffic};
 
 use register::Register;
 
@@ -22,6 +24,7 @@ pub struct Metrics {
     registry: Registry,
     pub kube_proxy: KubeProxy,
     pub own: Own,
+    pub traffic: ServiceTraffic,
     last_event: Arc<Mutex<Instant>>,
 }
 
@@ -35,7 +38,8 @@ impl Metrics {
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let register = Register(&registry);
         let (kube_proxy, own) = (KubeProxy::new(&register)?, Own::new(&register)?);
-        Ok(Metrics { registry, kube_proxy, own, last_event: Arc::new(Mutex::new(now)) })
+        let traffic = ServiceTraffic::new(&register)?;
+        Ok(Metrics { registry, kube_proxy, own, traffic, last_event: Arc::new(Mutex::new(now)) })
     }
 
     /// The source said something: it is alive (k8s#76338).

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::model::Family;
+use crate::model::{Family, Protocol, ServicePortName};
+use crate::modes::Traffic;
 use crate::sync::objects::{Kind, Reason};
 
 /// With every metric used once, so that all of them have series.
@@ -64,6 +65,32 @@ kubeproxy_proxy_livez_total counter {code="503"}
 kubeproxy_iptables_ct_state_invalid_dropped_packets_total counter
 kubeproxy_iptables_localhost_nodeports_accepted_packets_total counter
 "#;
+
+#[test]
+fn services_have_series_and_their_number_is_bounded() {
+    let metrics = Metrics::new(Instant::now()).unwrap();
+    let name = |number: usize| ServicePortName {
+        namespace: "ns".into(),
+        service: format!("s{number}").into(),
+        port: "http".into(),
+        protocol: Protocol::Tcp,
+    };
+    let traffic =
+        |bytes| Traffic { connections: 2, packets_in: 3, bytes_in: bytes, packets_out: 4, bytes_out: 1 };
+    let all = (0..MOST + 5).map(|number| (name(number), traffic(number as u64))).collect();
+    metrics.traffic.set(Family::V4, all);
+    let text = metrics.encode(Instant::now()).unwrap();
+    let line = "ferrovia_service_bytes_total{direction=\"in\",ip_family=\"IPv4\",namespace=\"ns\",port=\"http\",\
+                protocol=\"TCP\",service=\"s1004\"} 1004\n";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("# TYPE ferrovia_service_connections_total counter"));
+    assert_eq!(text.matches("ferrovia_service_connections_total{").count(), MOST);
+    assert!(!text.contains("service=\"s4\""), "those with the least traffic are left out");
+    assert!(text.contains("ferrovia_service_counters_left_out{ip_family=\"IPv4\"} 5\n"), "{text}");
+    metrics.traffic.set(Family::V4, [(name(1), traffic(7))].into());
+    let text = metrics.encode(Instant::now()).unwrap();
+    assert_eq!(text.matches("ferrovia_service_packets_total{").count(), 2, "what is gone has no series");
+}
 
 #[test]
 fn names_types_and_labels_are_those_of_kube_proxy() {

@@ -17,6 +17,8 @@ pub struct NodePolicy {
     pub addresses: Vec<IpAddr>,
     /// The node's own address of each family that it has: what its traffic should come from.
     pub primary: Vec<IpAddr>,
+    /// The networks that ClusterIPs are taken from, both families, none of which overlap. Empty where nobody says.
+    pub service_networks: Vec<IpNet>,
 }
 
 impl NodePolicy {
@@ -24,6 +26,12 @@ impl NodePolicy {
     pub fn primary(&self, family: Family) -> Option<IpAddr> {
         let own = self.primary.iter().copied().find(|address| Family::of(*address) == family);
         own.filter(|address| self.addresses.binary_search(address).is_ok())
+    }
+
+    /// Whether an address could be a ClusterIP, and is not one of the node's own, as that of a cache for DNS may be.
+    pub fn is_for_cluster_ips(&self, address: IpAddr) -> bool {
+        self.service_networks.iter().any(|network| network.contains(&address))
+            && self.addresses.binary_search(&address).is_err()
     }
 
     /// Whether NodePorts listen on `address`. Never on loopback: that would need `route_localnet` (CVE-2020-8558).

@@ -29,6 +29,9 @@ pub enum Outcome {
     /// It is for an address that is there for Services only, and for none of their ports. Modes that have such addresses
     /// to themselves refuse it; the iptables mode leaves it alone, as kube-proxy's does.
     Unused,
+    /// It is for a ClusterIP that no Service has. The nftables mode drops it, so that it does not leave the node by its
+    /// default route and, perhaps, come back; the other modes leave it alone, as kube-proxy's do.
+    Unallocated,
     /// It is no Service's traffic.
     Untouched,
 }
@@ -47,13 +50,14 @@ pub enum Source {
     Masqueraded,
 }
 
-/// `to A B or to C masqueraded`, `reject`, `drop`, `unused`, `untouched`.
+/// `to A B or to C masqueraded`, `reject`, `drop`, `unused`, `unallocated`, `untouched`.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Reject => f.write_str("reject"),
             Outcome::Drop => f.write_str("drop"),
             Outcome::Unused => f.write_str("unused"),
+            Outcome::Unallocated => f.write_str("unallocated"),
             Outcome::Untouched => f.write_str("untouched"),
             Outcome::Forward(targets) => {
                 for (index, group) in targets.chunk_by(|a, b| a.source == b.source).enumerate() {
@@ -74,14 +78,21 @@ impl fmt::Display for Outcome {
 /// What a node with this table does with this packet.
 pub fn route(table: &ServiceTable, packet: &Packet<'_>) -> Outcome {
     let Some((port, frontend)) = table.reached(packet.destination, packet.protocol, packet.port) else {
-        return match table.is_virtual(packet.destination) {
-            true => Outcome::Unused,
-            false => Outcome::Untouched,
-        };
+        return unserved(table, packet.destination);
     };
     match frontend {
         Frontend::ClusterIp(_) => internal(table, port, packet),
         _ => external(table.node(), port, frontend, packet, detects_local_traffic(table)),
+    }
+}
+
+fn unserved(table: &ServiceTable, destination: IpAddr) -> Outcome {
+    if table.is_virtual(destination) {
+        Outcome::Unused
+    } else if table.node().is_for_cluster_ips(destination) {
+        Outcome::Unallocated
+    } else {
+        Outcome::Untouched
     }
 }
 

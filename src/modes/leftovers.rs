@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Instant;
 
 use crate::kernel::iptables::Door;
 
@@ -13,14 +14,46 @@ pub type RemovalError = Box<dyn Error + Send + Sync>;
 /// Something that a node must not have beside the mode in use. It is removed once that mode's own rules are in place, so
 /// that there is no moment without any.
 pub trait Leftovers: fmt::Debug {
-    /// Removes it. Done if there is none.
-    fn remove(&mut self) -> Result<(), RemovalError>;
+    /// Removes it, or what of it can go now. Done if there is none.
+    fn remove(&mut self, now: Instant) -> Result<(), RemovalError>;
+
+    /// When more of it may go: connections go on through the rest.
+    fn wake(&self) -> Option<Instant> {
+        None
+    }
 }
 
-/// Removes all of these, going on after an error. Returns the first.
-pub fn remove_all(leftovers: &mut [Box<dyn Leftovers>]) -> Result<(), RemovalError> {
-    let results: Vec<_> = leftovers.iter_mut().map(|left| left.remove()).collect();
-    results.into_iter().collect()
+/// All that an earlier proxy may have left.
+#[derive(Debug, Default)]
+pub struct Predecessors {
+    left: Vec<Box<dyn Leftovers>>,
+}
+
+impl Predecessors {
+    pub fn new(left: Vec<Box<dyn Leftovers>>) -> Self {
+        Predecessors { left }
+    }
+
+    /// Removes what can go now, going on after an error. Returns the first. What failed is tried again by the next call.
+    pub fn retire(&mut self, now: Instant) -> Result<(), RemovalError> {
+        let mut outcome = Ok(());
+        self.left.retain_mut(|left| {
+            if left.wake().is_some_and(|wake| wake > now) {
+                return true;
+            }
+            let removed = left.remove(now);
+            let stays = removed.is_err() || left.wake().is_some();
+            if outcome.is_ok() {
+                outcome = removed;
+            }
+            stays
+        });
+        outcome
+    }
+
+    pub fn wake(&self) -> Option<Instant> {
+        self.left.iter().filter_map(|left| left.wake()).min()
+    }
 }
 
 /// Rules in the flavour of iptables that is not in use: both are asked for each packet, and the first to translate it
@@ -29,8 +62,55 @@ pub fn remove_all(leftovers: &mut [Box<dyn Leftovers>]) -> Result<(), RemovalErr
 pub struct OtherFlavour<D>(pub D);
 
 impl<D: Door + fmt::Debug> Leftovers for OtherFlavour<D> {
-    fn remove(&mut self) -> Result<(), RemovalError> {
+    fn remove(&mut self, _: Instant) -> Result<(), RemovalError> {
         remove_ours(&mut self.0)?;
         Ok(remove_kube_proxy(&mut self.0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Goes when it has been asked so often, once each second.
+    #[derive(Debug)]
+    struct Slow {
+        asked: Rc<Cell<u32>>,
+        goes_at: u32,
+        wake: Option<Instant>,
+    }
+
+    impl Leftovers for Slow {
+        fn remove(&mut self, now: Instant) -> Result<(), RemovalError> {
+            self.asked.set(self.asked.get() + 1);
+            self.wake = (self.asked.get() < self.goes_at).then(|| now + Duration::from_secs(1));
+            Ok(())
+        }
+
+        fn wake(&self) -> Option<Instant> {
+            self.wake
+        }
+    }
+
+    #[test]
+    fn what_goes_slowly_is_asked_when_it_says_and_holds_up_nothing_else() {
+        let asked = [Rc::new(Cell::new(0)), Rc::new(Cell::new(0))];
+        let slow = |of: usize, goes_at| -> Box<dyn Leftovers> {
+            Box::new(Slow { asked: Rc::clone(&asked[of]), goes_at, wake: None })
+        };
+        let mut predecessors = Predecessors::new(vec![slow(0, 3), slow(1, 1)]);
+        let start = Instant::now();
+        assert_eq!(predecessors.wake(), None);
+        predecessors.retire(start).unwrap();
+        assert_eq!(predecessors.wake(), Some(start + Duration::from_secs(1)));
+        predecessors.retire(start + Duration::from_millis(1)).unwrap();
+        assert_eq!((asked[0].get(), asked[1].get()), (1, 1));
+        (1..5).for_each(|seconds| predecessors.retire(start + Duration::from_secs(seconds)).unwrap());
+        assert_eq!((asked[0].get(), asked[1].get()), (3, 1));
+        assert_eq!(predecessors.wake(), None);
     }
 }

@@ -9,6 +9,7 @@ mod leftovers;
 pub mod nftables;
 mod watched;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::kernel::alarm::Ring;
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 
-pub use leftovers::{Leftovers, OtherFlavour, RemovalError, remove_all};
+pub use leftovers::{Leftovers, OtherFlavour, Predecessors, RemovalError};
 
 /// One way of getting Service traffic to endpoints, for one address family. Blocking on purpose: the sync loop is an
 /// ordinary thread.
@@ -72,8 +73,23 @@ pub trait Mode {
     }
 
     /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
-    /// there is no moment without any.
-    fn retire_predecessors(&mut self) -> Result<(), Self::Error>;
+    /// there is no moment without any, and again when [`predecessors_wake`](Self::predecessors_wake) has come.
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Self::Error>;
+
+    /// When more of it may go: what connections go on through stays until they end.
+    fn predecessors_wake(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Whether [`traffic`](Self::traffic) has anything to tell.
+    fn counts_traffic(&self) -> bool {
+        false
+    }
+
+    /// What the kernel has counted for each ServicePort of the table that is in force. Its cost grows with their number.
+    fn traffic(&mut self, _want: &ServiceTable) -> Result<BTreeMap<ServicePortName, Traffic>, Self::Error> {
+        Ok(BTreeMap::new())
+    }
 
     /// How many endpoints left their Service and have connections still.
     fn draining(&self) -> usize {
@@ -100,6 +116,20 @@ pub trait ModeError: Error + Send + Sync + 'static {
     fn is_transient(&self) -> bool {
         false
     }
+}
+
+/// What went through a ServicePort, as far as the kernel counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// New ones that were led to an endpoint.
+    pub connections: u64,
+    /// From clients.
+    pub packets_in: u64,
+    /// With their IP headers.
+    pub bytes_in: u64,
+    /// To clients.
+    pub packets_out: u64,
+    pub bytes_out: u64,
 }
 
 /// What a look at the kernel's own change stamps says.

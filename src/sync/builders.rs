@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use crate::model::{Family, Protocol, ServiceName};
 
 use super::objects::{
-    EndpointPort, EndpointSlice, Event, Hints, Kind, Node, Object, Service, ServiceKind, ServicePortSpec,
-    SliceEndpoint,
+    EndpointPort, EndpointSlice, Event, Hints, Kind, Node, Object, Service, ServiceCidr, ServiceKind,
+    ServicePortSpec, SliceEndpoint,
 };
 
 pub const HERE: &str = "here";
@@ -136,6 +136,10 @@ pub fn node() -> Node {
     }
 }
 
+pub fn service_cidr(name: &str, networks: &[&str]) -> ServiceCidr {
+    ServiceCidr { name: name.into(), networks: networks.iter().map(|text| text.parse().unwrap()).collect() }
+}
+
 pub fn applied(object: impl Into<Object>) -> Event {
     Event::Applied(object.into())
 }
@@ -158,10 +162,16 @@ impl From<Node> for Object {
     }
 }
 
+impl From<ServiceCidr> for Object {
+    fn from(cidr: ServiceCidr) -> Self {
+        Object::ServiceCidr(Box::new(cidr))
+    }
+}
+
 /// A store of the lab's node in which every list is done and holds these objects.
 pub fn store(objects: impl IntoIterator<Item = Object>) -> super::store::Store {
     let mut store = super::store::Store::new(HERE.into(), SystemTime::UNIX_EPOCH);
-    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
     kinds.into_iter().for_each(|kind| store.handle(Event::ListStarted(kind)));
     for object in objects {
         store.handle(Event::Applied(object));

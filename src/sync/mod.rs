@@ -47,6 +47,10 @@ impl From<Event> for Input {
 /// Inputs taken up before the schedule is looked at again.
 const BATCH: usize = 4096;
 
+/// Between two looks at what the kernel counted for Services, and how much of the time these may take.
+const TRAFFIC_PAUSE: Duration = Duration::from_secs(5);
+const TRAFFIC_SHARE: u32 = 50;
+
 /// Between two looks at the tracked flows, also after one that failed.
 const FLOWS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -91,13 +95,26 @@ struct Path<M: Mode> {
     /// When the changes that are on their way were made, as far as their authors tell.
     triggers: Vec<SystemTime>,
     predecessors: Predecessors,
+    /// When to read what the kernel counted; `None` where nothing is counted, and before the first sync.
+    traffic_due: Option<Instant>,
 }
 
 /// What other proxies may have left in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Predecessors {
     Unknown,
+    /// Connections go on through what is left of them.
+    Leaving(Instant),
     Retired,
+}
+
+impl Predecessors {
+    fn wake(self) -> Option<Instant> {
+        match self {
+            Predecessors::Leaving(wake) => Some(wake),
+            Predecessors::Unknown | Predecessors::Retired => None,
+        }
+    }
 }
 
 impl<M: Mode> Sync<M> {
@@ -113,7 +130,8 @@ impl<M: Mode> Sync<M> {
             .map(|(table, plane)| {
                 let flows = Reconciler::default();
                 let predecessors = Predecessors::Unknown;
-                (table, Path { plane, flows, flows_due: None, triggers: Vec::new(), predecessors })
+                let (flows_due, traffic_due) = (None, None);
+                (table, Path { plane, flows, flows_due, triggers: Vec::new(), predecessors, traffic_due })
             })
             .unzip();
         Sync { store, compiler, tables, paths, conntrack, reporter, addresses_changed: true }
@@ -162,7 +180,13 @@ impl<M: Mode> Sync<M> {
             return LONGEST;
         }
         let now = Instant::now();
-        let wakes = self.paths.iter().flat_map(|path| [Some(path.plane.wake()), path.flows_due]).flatten();
+        let wakes = self
+            .paths
+            .iter()
+            .flat_map(|path| {
+                [Some(path.plane.wake()), path.flows_due, path.predecessors.wake(), path.traffic_due]
+            })
+            .flatten();
         wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
     }
 
@@ -208,6 +232,12 @@ impl<M: Mode> Path<M> {
         if self.plane.is_due(Instant::now()) {
             self.write(table, reporter);
         }
+        if self.predecessors.wake().is_some_and(|wake| wake <= Instant::now()) {
+            self.retire_predecessors(table.family(), reporter);
+        }
+        if self.traffic_due.is_some_and(|due| due <= Instant::now()) {
+            self.read_traffic(table, reporter);
+        }
         if self.flows_due.is_some_and(|due| due <= Instant::now()) {
             self.clear_stale_flows(table, conntrack, reporter);
         }
@@ -223,24 +253,37 @@ impl<M: Mode> Path<M> {
                 if self.flows.is_due() {
                     self.flows_due = Some(Instant::now());
                 }
-                self.retire_predecessors(table.family(), reporter);
+                if self.traffic_due.is_none() && self.plane.mode.counts_traffic() {
+                    self.traffic_due = Some(Instant::now());
+                }
+                if self.predecessors == Predecessors::Unknown {
+                    self.retire_predecessors(table.family(), reporter);
+                }
             }
             Err(error) => reporter.failed(table.family(), &error),
         }
     }
 
-    /// Once, and only after rules of our own are in: a change from another proxy then loses no connection.
+    /// Only after rules of our own are in: a change from another proxy then loses no connection.
     fn retire_predecessors(&mut self, family: Family, reporter: &Reporter) {
-        if self.predecessors == Predecessors::Retired {
-            return;
-        }
-        let result = self.plane.mode.retire_predecessors();
-        if !result.as_ref().is_err_and(ModeError::is_transient) {
-            self.predecessors = Predecessors::Retired;
-        }
+        let now = Instant::now();
+        let result = self.plane.mode.retire_predecessors(now);
+        self.predecessors = match self.plane.mode.predecessors_wake() {
+            Some(wake) => Predecessors::Leaving(wake),
+            None if result.as_ref().is_err_and(ModeError::is_transient) => Predecessors::Unknown,
+            None => Predecessors::Retired,
+        };
         if let Err(error) = result {
             reporter.predecessors_remain(family, &error);
         }
+    }
+
+    fn read_traffic(&mut self, table: &ServiceTable, reporter: &Reporter) {
+        let started = Instant::now();
+        let read = self.plane.mode.traffic(table);
+        reporter.traffic(table.family(), read);
+        let now = Instant::now();
+        self.traffic_due = Some(now + TRAFFIC_PAUSE.max((now - started) * TRAFFIC_SHARE));
     }
 
     fn clear_stale_flows(

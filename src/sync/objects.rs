@@ -19,6 +19,8 @@ use crate::model::{Family, Protocol, ServiceName};
 pub enum Event {
     ListStarted(Kind),
     ListDone(Kind),
+    /// A list that has begun need not be waited for any more: this kind can be done without.
+    ListGivenUp(Kind),
     Applied(Object),
     Deleted(Kind, ServiceName),
     /// An object that is there but makes no sense. What was known of it before stays in force.
@@ -34,6 +36,14 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Node,
+    ServiceCidr,
+}
+
+impl Kind {
+    /// Whether nothing may be written before they were listed. Of the others a list is waited for if it has begun.
+    pub fn is_needed(self) -> bool {
+        self != Kind::ServiceCidr
+    }
 }
 
 /// As the API's `kind`.
@@ -43,6 +53,7 @@ impl std::fmt::Display for Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
         })
     }
 }
@@ -52,6 +63,7 @@ pub enum Object {
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     Node(Box<Node>),
+    ServiceCidr(Box<ServiceCidr>),
 }
 
 /// A Service as its author wrote it. Which of it makes sense is decided in `compile`.
@@ -158,6 +170,15 @@ pub struct Node {
     pub pod_cidrs: Box<[IpNet]>,
     /// Has a deletionTimestamp or the taint `ToBeDeletedByClusterAutoscaler` (KEP-3836).
     pub leaving: bool,
+}
+
+/// Networks that ClusterIPs are taken from (KEP-1880). Each counts until it is deleted, ready or not: Services may still
+/// have addresses in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceCidr {
+    pub name: Arc<str>,
+    /// One, or one of each family.
+    pub networks: Box<[IpNet]>,
 }
 
 /// What is wrong with one field, in words for its author: `spec.ports[2].port: 70000 is not a port number`.

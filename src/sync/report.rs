@@ -11,7 +11,8 @@ use crate::health::{Health, NodeEligibility};
 use crate::http::HealthChecks;
 use crate::kernel::conntrack::ConntrackError;
 use crate::metrics::{Metrics, Policy, Stage};
-use crate::model::{Family, ServiceTable};
+use crate::model::{Family, ServicePortName, ServiceTable};
+use crate::modes::Traffic;
 
 use super::compile::{Compiler, Problem};
 use super::conntrack::Outcome;
@@ -33,7 +34,9 @@ pub struct Reporter {
 
 impl Reporter {
     pub fn heard(&self, event: &Event) {
-        self.metrics.note_event(Instant::now());
+        if !matches!(event, Event::ListGivenUp(_)) {
+            self.metrics.note_event(Instant::now());
+        }
         if let Event::Undecodable { kind, .. } = event {
             self.metrics.own.count_undecodable(*kind);
         }
@@ -161,6 +164,13 @@ impl Reporter {
 
     pub fn drift_unknown(&self, family: Family, error: &impl Display) {
         tracing::warn!(%family, error = %error, "Cannot tell whether somebody else changed our rules");
+    }
+
+    pub fn traffic<E: Display>(&self, family: Family, read: Result<BTreeMap<ServicePortName, Traffic>, E>) {
+        match read {
+            Ok(traffic) => self.metrics.traffic.set(family, traffic),
+            Err(error) => tracing::warn!(%family, %error, "Cannot read the counters of Services"),
+        }
     }
 
     pub fn predecessors_remain(&self, family: Family, error: &impl Display) {

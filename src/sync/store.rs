@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
+
 pub use slices::{Slice, StoredEndpoint};
 
-use super::objects::{Event, Kind, Node, Object, Service};
+use super::objects::{Event, Kind, Node, Object, Service, ServiceCidr};
 use crate::model::ServiceName;
 
 /// Every object that this node has to know, with what changed since somebody last asked.
@@ -24,8 +26,9 @@ pub struct Store {
     /// Which Service a slice belongs to: a deletion names the slice alone.
     owners: BTreeMap<ServiceName, Arc<str>>,
     node: Option<(Box<Node>, Generation)>,
+    service_cidrs: BTreeMap<Arc<str>, (Box<ServiceCidr>, Generation)>,
     undecodable: BTreeMap<(Kind, ServiceName), Undecodable>,
-    lists: [List; 3],
+    lists: [List; 4],
     changed: Changed,
     triggers: BTreeMap<ServiceName, Vec<SystemTime>>,
     service_changes: ChangeCount,
@@ -47,8 +50,14 @@ type Generation = u32;
 struct List {
     generation: Generation,
     running: bool,
-    /// Whether a list of this kind was ever complete.
+    /// Whether a list of this kind was ever complete, or given up.
     done: bool,
+}
+
+impl List {
+    fn is_awaited(&self, kind: Kind) -> bool {
+        !self.done && (kind.is_needed() || self.running)
+    }
 }
 
 /// An object of which the newest state could not be read.
@@ -63,13 +72,14 @@ struct Undecodable {
 pub struct Changed {
     pub services: BTreeSet<ServiceName>,
     pub node: bool,
+    pub service_cidrs: bool,
     /// Which objects cannot be read.
     pub undecodable: bool,
 }
 
 impl Changed {
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.node && !self.undecodable
+        self.services.is_empty() && !self.node && !self.service_cidrs && !self.undecodable
     }
 }
 
@@ -100,8 +110,9 @@ impl Store {
             services: BTreeMap::new(),
             owners: BTreeMap::new(),
             node: None,
+            service_cidrs: BTreeMap::new(),
             undecodable: BTreeMap::new(),
-            lists: [List::default(); 3],
+            lists: [List::default(); 4],
             changed: Changed::default(),
             triggers: BTreeMap::new(),
             service_changes: ChangeCount::default(),
@@ -113,9 +124,11 @@ impl Store {
         match event {
             Event::ListStarted(kind) => self.start_list(kind),
             Event::ListDone(kind) => self.finish_list(kind),
+            Event::ListGivenUp(kind) => self.give_up_list(kind),
             Event::Applied(Object::Service(service)) => self.apply_service(service),
             Event::Applied(Object::EndpointSlice(slice)) => self.apply_slice(*slice),
             Event::Applied(Object::Node(node)) => self.apply_node(node),
+            Event::Applied(Object::ServiceCidr(cidr)) => self.apply_service_cidr(cidr),
             Event::Deleted(kind, name) => self.delete(kind, &name),
             Event::Undecodable { kind, name: Some(name), error } => self.note_undecodable(kind, name, &error),
             // Nothing tells which object it is, so nothing known can be kept for its sake.
@@ -123,10 +136,11 @@ impl Store {
         }
     }
 
-    /// Whether every kind was listed completely once. Before that the state of the cluster is not known, and writing
+    /// Whether every kind that is waited for was listed completely once. Before that the state of the cluster is not known, and writing
     /// what is known would take away Services that work.
     pub fn lists_done(&self) -> bool {
-        self.lists.iter().all(|list| list.done)
+        let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
+        kinds.into_iter().all(|kind| !self.lists[kind as usize].is_awaited(kind))
     }
 
     pub fn take_changed(&mut self) -> Changed {
@@ -152,6 +166,11 @@ impl Store {
 
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref().map(|(node, _)| &**node)
+    }
+
+    /// The networks that ClusterIPs are taken from, both families, as far as anybody says.
+    pub fn service_networks(&self) -> impl Iterator<Item = IpNet> {
+        self.service_cidrs.values().flat_map(|(cidr, _)| cidr.networks.iter().copied())
     }
 
     /// Every Service that is there.
@@ -201,6 +220,13 @@ impl Store {
         }
     }
 
+    /// What was known stays in force.
+    fn give_up_list(&mut self, kind: Kind) {
+        let list = self.list(kind);
+        list.running = false;
+        list.done = true;
+    }
+
     /// The objects that a list of this generation did not name.
     fn left_behind(&self, kind: Kind, generation: Generation) -> Vec<ServiceName> {
         let old = |of: &Generation| *of != generation;
@@ -217,6 +243,10 @@ impl Store {
             Kind::Node => {
                 (self.node.iter()).filter(|(_, of)| old(of)).map(|(node, _)| node_object(node)).collect()
             }
+            Kind::ServiceCidr => (self.service_cidrs.values())
+                .filter(|(_, of)| old(of))
+                .map(|(cidr, _)| of_cluster(&cidr.name))
+                .collect(),
         }
     }
 
@@ -244,6 +274,14 @@ impl Store {
         self.node = Some((node, generation));
     }
 
+    fn apply_service_cidr(&mut self, cidr: Box<ServiceCidr>) {
+        let generation = self.generation(Kind::ServiceCidr);
+        self.forget_undecodable(Kind::ServiceCidr, &of_cluster(&cidr.name));
+        let before = self.service_cidrs.get(&cidr.name).map(|(before, _)| before);
+        self.changed.service_cidrs |= before != Some(&cidr);
+        self.service_cidrs.insert(Arc::clone(&cidr.name), (cidr, generation));
+    }
+
     fn delete(&mut self, kind: Kind, name: &ServiceName) {
         self.forget_undecodable(kind, name);
         match kind {
@@ -251,6 +289,9 @@ impl Store {
             Kind::EndpointSlice => self.delete_slice(name),
             Kind::Node if name.name == self.node_name => self.changed.node |= self.node.take().is_some(),
             Kind::Node => {}
+            Kind::ServiceCidr => {
+                self.changed.service_cidrs |= self.service_cidrs.remove(&name.name).is_some();
+            }
         }
     }
 
@@ -289,6 +330,11 @@ impl Store {
                     *of = generation;
                 }
             }
+            Kind::ServiceCidr => {
+                if let Some((_, of)) = self.service_cidrs.get_mut(&name.name) {
+                    *of = generation;
+                }
+            }
         }
         let object = Undecodable { error: error.into(), generation };
         let before = self.undecodable.insert((kind, name), object);
@@ -305,7 +351,12 @@ impl Store {
 
 /// A Node's name where names have namespaces.
 fn node_object(node: &Node) -> ServiceName {
-    ServiceName { namespace: "".into(), name: Arc::clone(&node.name) }
+    of_cluster(&node.name)
+}
+
+/// The name of an object that is in no namespace.
+fn of_cluster(name: &Arc<str>) -> ServiceName {
+    ServiceName { namespace: "".into(), name: Arc::clone(name) }
 }
 
 #[cfg(test)]

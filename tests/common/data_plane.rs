@@ -51,6 +51,14 @@ impl DataPlane {
         }
     }
 
+    /// What becomes of packets to an address that no Service has, though Services may get it.
+    pub fn unallocated(self) -> Outcome {
+        match self {
+            DataPlane::IptablesLegacy | DataPlane::IptablesNft | DataPlane::Ipvs => Outcome::Untouched,
+            DataPlane::Nftables => Outcome::Drop,
+        }
+    }
+
     /// An endpoint, or what it begins with, as the listing has it.
     pub fn listed(self, endpoint: &str) -> String {
         match self {

@@ -138,6 +138,7 @@ impl Listener {
                 self.kept.insert(kind, BTreeSet::new());
             }
             Event::ListDone(kind) => self.finish_list(kind),
+            Event::ListGivenUp(kind) => drop(self.listing.remove(&kind)),
             Event::Applied(object) => self.apply(object),
             Event::Deleted(kind, name) => {
                 let key = key(kind, &text(&name));
@@ -160,6 +161,7 @@ impl Listener {
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::Node(_) => Kind::Node,
+            Object::ServiceCidr(_) => Kind::ServiceCidr,
         };
         let key = key(kind, &text(&name_of(&object)));
         match self.listing.get_mut(&kind) {

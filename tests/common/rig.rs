@@ -11,6 +11,7 @@ use ferrovia::lab::proxy::{LAB_FLAGS, Proxy, healthz, remove_manifest, write_man
 use ferrovia::lab::runner::{self, Spread};
 use ferrovia::lab::{Lab, LabError, Observed, flows};
 use ferrovia::model::Protocol;
+use ferrovia::model::route::Outcome;
 
 use super::data_plane::DataPlane;
 
@@ -38,6 +39,12 @@ impl Rig {
         }
         manifests.iter().for_each(|(file, text)| rig.write(file, text));
         rig
+    }
+
+    /// With these on the proxy's command line from now on.
+    pub fn with_flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
     }
 
     /// A lab with these manifests in force.
@@ -152,7 +159,8 @@ impl Rig {
 
     /// Every line that does not hold, with what was seen instead.
     pub fn mismatches(&self, table: &flows::FlowTable, spread: Spread) -> Vec<String> {
-        let table = table.clone().with_unused(&self.plane.unused());
+        let table = table.clone().with(&Outcome::Unused, &self.plane.unused());
+        let table = table.with(&Outcome::Unallocated, &self.plane.unallocated());
         let mismatches =
             runner::run(&self.lab, &table, spread).unwrap_or_else(|error| panic!("{}", chain(error)));
         mismatches.iter().map(ToString::to_string).collect()

@@ -98,7 +98,9 @@ pub fn while_connecting(rig: &mut Rig, work: impl FnOnce(&mut Rig)) {
 #[ignore = "needs IPVS: the guest kernel runs it"]
 fn l9_a5_a_switch_of_mode_fails_no_connection_and_leaves_nothing() {
     let web = web("", &PODS);
-    let mut rig = Rig::start(DataPlane::IptablesLegacy, &[("web.yaml", &web)]);
+    let rig = Rig::start(DataPlane::IptablesLegacy, &[("web.yaml", &web)]);
+    // The kernel remembers ended connections for two minutes.
+    let mut rig = rig.with_flags(&["--ipvs-drain-timeout=3s"]);
     let mut old = Echo::connect(&rig, "10.244.1.9", WEB);
     while_connecting(&mut rig, |rig| {
         rig.switch_to(DataPlane::Ipvs);

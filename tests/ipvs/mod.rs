@@ -9,3 +9,4 @@ mod node;
 mod refusals;
 mod reuse;
 mod schedulers;
+mod switching;

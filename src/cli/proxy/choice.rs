@@ -15,11 +15,53 @@ pub struct Choice {
 /// nftables where the kernel has all that it takes, else iptables.
 pub fn of_this_machine() -> Choice {
     let found = nftables::open(Family::V4).map_err(anyhow::Error::from);
-    match found.and_then(|(mut door, _)| require(&mut door, Family::V4)) {
+    choose(found.and_then(|(mut door, _)| require(&mut door, Family::V4).map(drop)))
+}
+
+fn choose(nftables: anyhow::Result<()>) -> Choice {
+    match nftables {
         Ok(()) => Choice {
             mode: ModeName::Nftables,
             reason: "the kernel has all of nf_tables that the nftables mode needs".to_owned(),
         },
         Err(error) => Choice { mode: ModeName::Iptables, reason: format!("{error:#}") },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::nftables::fake::FakeNftables;
+
+    fn kernel_without(refused: &str) -> FakeNftables {
+        let mut kernel = FakeNftables::default();
+        kernel.refuse = Some(refused.to_owned());
+        kernel
+    }
+
+    fn choice_of(kernel: &mut FakeNftables) -> Choice {
+        choose(require(kernel, Family::V4).map(drop))
+    }
+
+    #[test]
+    fn a_kernel_that_has_everything_gets_nftables() {
+        assert_eq!(choice_of(&mut FakeNftables::default()).mode, ModeName::Nftables);
+    }
+
+    /// siderolabs/talos#951: `nft_fib` is a module that some distributions leave out.
+    #[test]
+    fn y8_a_kernel_that_lacks_an_expression_gets_iptables_and_the_log_says_which() {
+        for (refused, named) in [("fib daddr type", "lacks fib"), ("numgen", "numgen"), ("jhash", "jhash")] {
+            let mut kernel = kernel_without(refused);
+            let Choice { mode, reason } = choice_of(&mut kernel);
+            assert_eq!(mode, ModeName::Iptables);
+            assert!(reason.contains("this kernel's nf_tables lacks") && reason.contains(named), "{reason}");
+            assert!(kernel.tables.is_empty(), "trying leaves nothing behind");
+        }
+    }
+
+    #[test]
+    fn named_counters_are_no_reason_to_do_without_nftables() {
+        assert_eq!(choice_of(&mut kernel_without("counter name")).mode, ModeName::Nftables);
     }
 }

@@ -11,13 +11,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ModeName};
 use crate::health::Health;
 use crate::http::{self, BindError, HealthChecks, Pages};
 use crate::metrics::Metrics;
 use crate::model::Family;
 use crate::sync::Input;
-use crate::sync::sources::{Cluster, EventRecorder, Manifests, Source, SourceStats, cluster};
+use crate::sync::sources::{Cluster, EventRecorder, Manifests, ServiceCidrs, Source, SourceStats, cluster};
 
 pub struct Io {
     pub config: Config,
@@ -53,9 +53,19 @@ fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<EventRecorder> {
             let (recorder, poster) = EventRecorder::new(Arc::clone(&connection), &node);
             recorder.starting();
             runtime.spawn(poster.run());
-            runtime.spawn(Source::Cluster(Cluster::new(connection, node, stats)).run(events));
+            let cluster =
+                Cluster::new(connection, node, stats).with_service_cidrs(service_cidrs(io.config.mode));
+            runtime.spawn(Source::Cluster(cluster).run(events));
             Ok(recorder)
         }
+    }
+}
+
+/// As kube-proxy, which asks for them in its nftables mode alone.
+fn service_cidrs(mode: ModeName) -> ServiceCidrs {
+    match mode {
+        ModeName::Nftables => ServiceCidrs::Followed,
+        ModeName::Iptables | ModeName::Ipvs | ModeName::Userspace => ServiceCidrs::Ignored,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The data plane that was asked for, one for each address family that this machine has.
 
+use std::io;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -10,13 +11,13 @@ use crate::kernel::ipset::KernelSets;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
 use crate::kernel::nftables::probe::{Ability, probe};
-use crate::kernel::nftables::{KernelNftables, NftablesError};
+use crate::kernel::nftables::{self as door, KernelNftables, NftablesError};
 use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
 use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
-use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
-use crate::modes::nftables::{self, LeftTable, Nftables};
+use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
+use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::sync::plane::Plane;
 use crate::sync::schedule::Bounds;
@@ -87,7 +88,7 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
         let settings = assemble::iptables_settings(config, Some(&programs));
         let (family, flavour) = (programs.family(), programs.flavour());
         let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
-        leftovers.extend([boxed(Remains { family }), boxed(LeftTable::ours(family))]);
+        leftovers.extend([boxed(remains(config, family)), boxed(LeftTable::ours(family))]);
         Ok(Iptables::new(programs, settings).in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers })
@@ -119,12 +120,14 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
     let settings = assemble::nftables_settings(config, assemble::Node::This);
     let of_families = planes(config, |family| {
         let (mut door, watch) = nftables::open(family)?;
-        require(&mut door, family)?;
+        let missing = require(&mut door, family)?;
+        let settings =
+            nftables::Settings { counting: counting(settings.counting, family, &missing), ..settings };
         let rules = Programs::installed(family).into_iter().map(|programs| boxed(OtherFlavour(programs)));
         let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
         leftovers.extend([
             boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
-            boxed(Remains { family }),
+            boxed(remains(config, family)),
             boxed(LeftTable::kube_proxys(family)),
         ]);
         Ok(Nftables::new(family, door, watch, settings).in_place_of(leftovers))
@@ -132,21 +135,43 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
     Ok(Planes { of_families, schedulers })
 }
 
-/// That the kernel has all that the mode writes.
-pub(super) fn require(door: &mut KernelNftables, family: Family) -> anyhow::Result<()> {
-    let missing = probe(door, family, "ferrovia-probe").missing;
-    let needed: Vec<_> =
-        missing.into_iter().filter(|(ability, _)| *ability != Ability::NamedCounters).collect();
-    let Some((first, reason)) = needed.first() else { return Ok(()) };
-    if matches!(reason, NftablesError::NotTaken { .. }) {
-        bail!("{reason}");
+/// Services that are not counted are better than none.
+fn counting(wanted: Counting, family: Family, missing: &[Ability]) -> Counting {
+    if wanted == Counting::On && missing.contains(&Ability::CountedSets) {
+        tracing::error!(%family, "--service-counters: this kernel's sets cannot count (Linux 5.7)");
+        return Counting::Off;
     }
+    wanted
+}
+
+/// That the kernel has all that the mode writes. Tells what is missing of the rest.
+pub(super) fn require(kernel: &mut dyn door::Nftables, family: Family) -> anyhow::Result<Vec<Ability>> {
+    let missing = probe(kernel, family, "ferrovia-probe").missing;
+    let is_optional = |(ability, _): &(Ability, _)| Ability::OPTIONAL.contains(ability);
+    let (optional, needed): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_optional);
     let names: Vec<String> = needed.iter().map(|(ability, _)| ability.to_string()).collect();
-    bail!("this kernel's nf_tables lacks {}; of {first}: {reason}", names.join(", "))
+    match needed.into_iter().next() {
+        None => Ok(optional.into_iter().map(|(ability, _)| ability).collect()),
+        Some((_, reason @ NftablesError::NotTaken { .. })) => Err(reason.into()),
+        Some((first, reason)) => {
+            bail!("this kernel's nf_tables lacks {}; of {first}: {reason}", names.join(", "))
+        }
+    }
+}
+
+fn with_hint(error: anyhow::Error) -> anyhow::Error {
+    let is_denied = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
+    let lacks_right = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_denied));
+    if lacks_right { error.context("the capability CAP_NET_ADMIN is missing") } else { error }
 }
 
 fn boxed(left: impl Leftovers + 'static) -> Box<dyn Leftovers> {
     Box::new(left)
+}
+
+/// Of the IPVS mode.
+fn remains(config: &Config, family: Family) -> Remains {
+    Remains::new(family, config.ipvs.drain_timeout.unwrap_or(LONGEST_DEPARTURE))
 }
 
 /// What other proxies may have left, whatever the mode in use.
@@ -231,6 +256,7 @@ fn planes<M: Mode>(
                 planes.push((ServiceTable::new(family), plane));
             }
             Err(error) => {
+                let error = with_hint(error);
                 tracing::warn!(%family, error = format!("{error:#}"), "No Services of this address family");
                 reasons.push(format!("{family}: {error:#}"));
             }

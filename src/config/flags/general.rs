@@ -130,6 +130,9 @@ pub struct Own {
     /// How long a removed endpoint may keep its connections in the IPVS mode; 0 has no bound [default: 0s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub ipvs_drain_timeout: Option<String>,
+    /// Count connections, packets and bytes of each Service, in the nftables mode [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub service_counters: Option<String>,
 }
 
 /// Flags of kube-proxy that mean nothing here: for Windows, or of libraries that it links. Accepted and ignored.

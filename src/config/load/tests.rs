@@ -81,7 +81,7 @@ fn every_flag_has_its_effect() {
          --iptables-masquerade-bit=15 --iptables-localhost-nodeports=false --iptables-sync-period=1m \
          --iptables-min-sync-period=0 --cluster-cidr=10.244.0.0/16,fd00:244::/48 --nodeport-addresses=172.18.0.9/16 \
          --allowed-external-ips=203.0.113.0/24 --scheduler=rr --iptables-flavour=nft --audit-period=5s \
-         --conntrack-max-per-core=0 --conntrack-min=7 --conntrack-udp-timeout=10s --conntrack-tcp-be-liberal \
+         --service-counters --conntrack-max-per-core=0 --conntrack-min=7 --conntrack-udp-timeout=10s --conntrack-tcp-be-liberal \
          --conntrack-tcp-timeout-established=0 --oom-score-adj=-500 --config-sync-period=1h --logging-format=json -v4",
     )
     .unwrap();
@@ -100,6 +100,7 @@ fn every_flag_has_its_effect() {
     assert_eq!(config.allowed_external_ips, AllowedExternalIps::In(networks(&["203.0.113.0/24"])));
     assert_eq!(config.scheduler, Some(Scheduler::RoundRobin));
     assert_eq!(config.iptables_flavour, IptablesFlavour::Nft);
+    assert!(config.service_counters);
     assert_eq!(config.periods.audit, Duration::from_secs(5));
     assert_eq!((config.conntrack.max_per_core, config.conntrack.min), (0, 7));
     assert_eq!(config.conntrack.udp_timeout, Some(Duration::from_secs(10)));

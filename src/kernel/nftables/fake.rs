@@ -8,6 +8,7 @@ use std::io;
 use super::element::ElementValue;
 use super::rule::{Handle, Place};
 use super::set::SetData;
+use super::table::Activity;
 use super::{
     Chain, Counter, Element, Generation, InstalledRule, InstalledTable, Name, Nftables, NftablesError,
     Operation, Refusal, Refusals, Rule, Set, Table, TableFamily, Transaction, Value,
@@ -75,6 +76,13 @@ impl FakeNftables {
 }
 
 impl FakeTable {
+    /// `nft add table FAMILY NAME { flags dormant; }`
+    pub fn fall_dormant(&mut self) {
+        if let Some(installed) = &mut self.installed {
+            installed.activity = Activity::Dormant;
+        }
+    }
+
     fn apply(&mut self, operation: &Operation) -> Result<(), Errno> {
         match operation {
             Operation::AddTable(..) | Operation::DeleteTable => {}
@@ -232,9 +240,11 @@ impl Nftables for FakeNftables {
                 let installed = InstalledTable {
                     table: transaction.table.clone(),
                     ownership: *ownership,
+                    activity: Activity::Active,
                     comment: comment.clone(),
                 };
-                table.get_or_insert_default().installed.get_or_insert(installed);
+                let there = table.get_or_insert_default().installed.get_or_insert(installed);
+                there.activity = Activity::Active;
             }
             let there = table.as_mut().ok_or_else(|| refused(libc::ENOENT))?;
             there.apply(operation).map_err(refused)?;

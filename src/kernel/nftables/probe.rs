@@ -43,10 +43,12 @@ pub enum Ability {
     Reject,
     /// `counter name ... map`
     NamedCounters,
+    /// Sets whose elements count, since Linux 5.7.
+    CountedSets,
 }
 
 impl Ability {
-    pub const ALL: [Ability; 11] = [
+    pub const ALL: [Ability; 12] = [
         Ability::Tables,
         Ability::Nat,
         Ability::ConcatenatedMaps,
@@ -58,7 +60,11 @@ impl Ability {
         Ability::Masquerade,
         Ability::Reject,
         Ability::NamedCounters,
+        Ability::CountedSets,
     ];
+
+    /// Not needed for forwarding.
+    pub const OPTIONAL: [Ability; 2] = [Ability::NamedCounters, Ability::CountedSets];
 }
 
 /// In nft's words.
@@ -76,6 +82,7 @@ impl fmt::Display for Ability {
             Ability::Masquerade => "masquerade",
             Ability::Reject => "reject",
             Ability::NamedCounters => "named counters",
+            Ability::CountedSets => "sets that count",
         })
     }
 }
@@ -123,6 +130,10 @@ fn try_out(to: &mut Transaction, family: Family, ability: Ability) {
             rule(to, [Statement::Masquerade(flags)]);
         }
         Ability::Reject => rule(to, [Statement::Reject(Reject::PortUnreachable(family))]),
+        Ability::CountedSets => {
+            let shape = Shape::types(&[datatype(family)]);
+            to.add_set(Set { counted: true, ..Set::new(CHAIN, shape) });
+        }
         Ability::NamedCounters => {
             let map = Set::map(CHAIN, Shape::types(&[datatype(family)]), SetData::Counter);
             let key = vec![Selector::DestinationAddress(family)];

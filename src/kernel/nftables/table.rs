@@ -15,6 +15,8 @@ pub type Name = Arc<str>;
 const NAME: u16 = 1;
 const FLAGS: u16 = 2;
 const USERDATA: u16 = 6;
+/// `NFT_TABLE_F_DORMANT`
+const FLAG_DORMANT: u32 = 1;
 /// `NFT_TABLE_F_OWNER`, since Linux 5.12.
 const FLAG_OWNER: u32 = 2;
 
@@ -91,15 +93,25 @@ pub enum Ownership {
     Socket,
 }
 
+/// Whether packets meet a table's chains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    #[default]
+    Active,
+    /// None of its base chains sees any. Adding the table again ends that.
+    Dormant,
+}
+
 /// A table that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstalledTable {
     pub table: Table,
     pub ownership: Ownership,
+    pub activity: Activity,
     pub comment: Option<Comment>,
 }
 
-/// `nft add table FAMILY NAME { comment "..." }`
+/// `nft add table FAMILY NAME { comment "..." }`. Ends dormancy, where nft's command leaves it.
 pub(super) fn add(table: &Table, ownership: Ownership, comment: Option<&Comment>) -> Request {
     let flags = match ownership {
         Ownership::Everybody => 0,
@@ -127,13 +139,13 @@ pub(super) fn list(family: TableFamily) -> Request {
 
 pub(super) fn parse(payload: &[u8]) -> Option<InstalledTable> {
     let attributes = wire::Fields::after_header(payload);
-    let ownership = match attributes.u32(FLAGS).unwrap_or_default() & FLAG_OWNER {
-        0 => Ownership::Everybody,
-        _ => Ownership::Socket,
-    };
+    let flags = attributes.u32(FLAGS).unwrap_or_default();
+    let ownership = if flags & FLAG_OWNER == 0 { Ownership::Everybody } else { Ownership::Socket };
+    let activity = if flags & FLAG_DORMANT == 0 { Activity::Active } else { Activity::Dormant };
     Some(InstalledTable {
         table: Table { family: message::family(payload)?, name: attributes.text(NAME)?.into() },
         ownership,
+        activity,
         comment: attributes.get(USERDATA).and_then(userdata::comment),
     })
 }

@@ -34,6 +34,7 @@ fn node() -> NodePolicy {
         masquerade_all: false,
         addresses: vec![ip("10.244.1.1"), ip(HERE)],
         primary: vec![ip(HERE)],
+        service_networks: Vec::new(),
     }
 }
 
@@ -163,6 +164,28 @@ fn what_is_no_frontend_is_left_alone() {
         port: 80,
     };
     assert_eq!(route(&table, &udp), Outcome::Unused);
+}
+
+#[test]
+fn addresses_that_services_may_get_are_unallocated() {
+    let node = NodePolicy {
+        service_networks: networks(&["10.96.0.0/16", "172.18.0.0/24", "203.0.113.0/28"]),
+        ..node()
+    };
+    check(
+        node,
+        web(),
+        &[
+            (LOCAL_POD, "10.96.0.11:80", "unallocated"),
+            (CLIENT, "10.96.0.11:80", "unallocated"),
+            (HERE, "10.96.0.11:80", "unallocated"),
+            (LOCAL_POD, "10.96.0.10:81", "unused"),
+            (LOCAL_POD, "203.0.113.10:81", "unused"),
+            (LOCAL_POD, "10.97.0.1:80", "untouched"),
+            // The node's own.
+            (LOCAL_POD, "172.18.0.2:80", "untouched"),
+        ],
+    );
 }
 
 #[test]

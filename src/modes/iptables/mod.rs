@@ -20,7 +20,7 @@ use std::time::Instant;
 use crate::kernel::iptables::{self as door, Door};
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 use crate::modes::watched::Watched;
-use crate::modes::{Drift, Leftovers, Mode, ModeError, RemovalError, remove_all};
+use crate::modes::{Drift, Leftovers, Mode, ModeError, Predecessors, RemovalError};
 
 pub use cleanup::remove_kube_proxy;
 pub use plan::{Plan, Refused};
@@ -41,7 +41,7 @@ pub struct Iptables<D> {
     known: Known,
     /// Whether kube-proxy's chains were there when the rules were last read.
     kube_proxy: bool,
-    leftovers: Vec<Box<dyn Leftovers>>,
+    predecessors: Predecessors,
 }
 
 impl<D: Door> Iptables<D> {
@@ -51,13 +51,13 @@ impl<D: Door> Iptables<D> {
             settings,
             known: Known::default(),
             kube_proxy: false,
-            leftovers: Vec::new(),
+            predecessors: Predecessors::default(),
         }
     }
 
     /// With what goes once its own rules are in place.
     pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
-        Iptables { leftovers, ..self }
+        Iptables { predecessors: Predecessors::new(leftovers), ..self }
     }
 
     /// The door to the same rules, for what is not this mode's own.
@@ -159,7 +159,7 @@ impl<D: Door> Mode for Iptables<D> {
         self.rules.drift().map_err(Error::Observe)
     }
 
-    fn retire_predecessors(&mut self) -> Result<(), Error> {
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
         // Reading all rules once more takes seconds at 10,000 Services, and most starts are not the first one.
         let here = match std::mem::take(&mut self.kube_proxy) {
             true => {
@@ -168,8 +168,12 @@ impl<D: Door> Mode for Iptables<D> {
             }
             false => Ok(()),
         };
-        let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
+        let there = self.predecessors.retire(now).map_err(Error::Leftovers);
         here.map_err(Error::Cleanup).and(there)
+    }
+
+    fn predecessors_wake(&self) -> Option<Instant> {
+        self.predecessors.wake()
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::ipvs::VirtualServer;
 
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const FIRST_LOOK: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A destination of a virtual server.
 pub type Place = (VirtualServer, SocketAddr);

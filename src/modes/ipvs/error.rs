@@ -1,5 +1,6 @@
 //! Why the IPVS mode could not do its work.
 
+use crate::kernel::conntrack::ConntrackError;
 use crate::kernel::ipset::{Refusal, SetError};
 use crate::kernel::iptables;
 use crate::kernel::ipvs::IpvsError;
@@ -51,6 +52,8 @@ pub enum Door {
     Addresses(#[from] VirtualAddressError),
     #[error(transparent)]
     Rules(#[from] iptables::Error),
+    #[error(transparent)]
+    Flows(#[from] ConntrackError),
 }
 
 impl From<IpvsError> for Door {
@@ -99,7 +102,7 @@ impl Door {
                 })
             }
             Door::Rules(error) => error.is_transient(),
-            Door::Sets(_) | Door::Addresses(_) => true,
+            Door::Sets(_) | Door::Addresses(_) | Door::Flows(_) => true,
         }
     }
 }

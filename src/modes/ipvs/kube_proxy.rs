@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use super::cleanup::{destroy_all, has_sets, remove_addresses};
 use super::names::Set;
@@ -32,7 +33,7 @@ pub enum DeviceUse {
 }
 
 impl Leftovers for KubeProxy {
-    fn remove(&mut self) -> Result<(), RemovalError> {
+    fn remove(&mut self, _: Instant) -> Result<(), RemovalError> {
         let has_device = self.device == DeviceUse::Nobodys && links::exists(DEVICE);
         let has_sets = has_sets(prefix(self.family))?;
         if !has_device && !has_sets {

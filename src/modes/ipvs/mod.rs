@@ -3,6 +3,7 @@
 mod apply;
 mod base;
 mod cleanup;
+mod departure;
 mod doors;
 mod drain;
 mod error;
@@ -32,9 +33,10 @@ use crate::kernel::ipvs::VirtualServer;
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::{Settings as RuleSettings, remove_kube_proxy};
-use crate::modes::{Drift, Leftovers, Mode, remove_all};
+use crate::modes::{Drift, Leftovers, Mode, Predecessors};
 
 pub use cleanup::Remains;
+pub use departure::LONGEST_DEPARTURE;
 pub use doors::Doors;
 pub use error::Error;
 pub use kube_proxy::{DeviceUse, KubeProxy};
@@ -103,7 +105,7 @@ pub struct Ipvs<D> {
     compared: Option<VirtualServer>,
     /// Whether kube-proxy's chains were there when rules were last read.
     kube_proxy: bool,
-    leftovers: Vec<Box<dyn Leftovers>>,
+    predecessors: Predecessors,
 }
 
 impl<D: iptables::Door> Ipvs<D> {
@@ -118,14 +120,14 @@ impl<D: iptables::Door> Ipvs<D> {
             occupied: Occupied::new(),
             compared: None,
             kube_proxy: false,
-            leftovers: Vec::new(),
+            predecessors: Predecessors::default(),
             settings,
         }
     }
 
     /// With what goes once its own virtual servers and rules are in place.
     pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
-        Ipvs { leftovers, ..self }
+        Ipvs { predecessors: Predecessors::new(leftovers), ..self }
     }
 
     /// An address that the node had for another reason may be free now. Nobody tells of that, so it is tried.
@@ -271,7 +273,7 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
         self.compare_some()
     }
 
-    fn retire_predecessors(&mut self) -> Result<(), Error> {
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
         let here = match std::mem::take(&mut self.kube_proxy) {
             true => {
                 self.skeleton.rules.forget();
@@ -279,10 +281,14 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
             }
             false => Ok(()),
         };
-        let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
+        let there = self.predecessors.retire(now).map_err(Error::Leftovers);
         // Those that kube-proxy's device had are free now.
         self.try_occupied();
         here.map_err(|error| Error::Cleanup(error.into())).and(there)
+    }
+
+    fn predecessors_wake(&self) -> Option<Instant> {
+        self.predecessors.wake()
     }
 
     fn draining(&self) -> usize {

@@ -6,12 +6,15 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::Settings;
 use super::hooks::{
-    self, CHAINS, NODE_ADMISSION, NODE_PORTS, NODE_REFUSE, OWN_NODE_ADMISSION, OWN_NODE_PORTS, REFUSE,
-    REJECTION, REMEMBER,
+    self, CHAINS, COUNT, COUNT_REPLIES, COUNT_REQUESTS, COUNTING_CHAINS, NODE_ADMISSION, NODE_PORTS,
+    NODE_REFUSE, OWN_NODE_ADMISSION, OWN_NODE_PORTS, REFUSE, REJECTION, REMEMBER,
 };
 use super::names::{Keying, Set};
 use super::pods::Pods;
-use crate::kernel::nftables::expression::{FibLookup, FibScope, Membership, NatFlags, PacketEnd};
+use super::traffic::Counting;
+use crate::kernel::nftables::expression::{
+    CtDirection, FibLookup, FibScope, Membership, NatFlags, PacketEnd,
+};
 use crate::kernel::nftables::selector::Selector;
 use crate::kernel::nftables::statement::{Mark, Reject};
 use crate::kernel::nftables::{Chain, Rule, Statement, Value, Verdict};
@@ -42,6 +45,7 @@ pub struct Style {
     everybody: MasqueradeAll,
     /// `None` for every address of the node but loopback.
     node_ports: Option<Vec<IpNet>>,
+    counting: Counting,
 }
 
 /// Where a chain stands. What the node itself sends came in by no interface.
@@ -61,12 +65,18 @@ impl Style {
             pods: Pods::new(family, &node.local_traffic),
             everybody: if node.masquerade_all { MasqueradeAll::Yes } else { MasqueradeAll::No },
             node_ports: node.node_ports.networks(family),
+            counting: settings.counting,
         }
+    }
+
+    pub fn counting(&self) -> Counting {
+        self.counting
     }
 
     /// The chains with their rules, in the order of [`CHAINS`].
     pub fn chains(&self) -> Vec<(Chain, Vec<Rule>)> {
-        CHAINS.into_iter().map(|name| (hooks::chain(name), self.rules(name))).collect()
+        let counting = COUNTING_CHAINS.into_iter().filter(|_| self.counting == Counting::On);
+        counting.chain(CHAINS).map(|name| (hooks::chain(name), self.rules(name))).collect()
     }
 
     fn rules(&self, chain: &str) -> Vec<Rule> {
@@ -85,6 +95,14 @@ impl Style {
             "output" => self.translate(Path::Output),
             "postrouting" => self.postrouting(),
             "filter-forward" => self.forward(),
+            COUNT => self.count(),
+            COUNT_REQUESTS => self.count_in(Set::Requests),
+            COUNT_REPLIES => self.count_in(Set::Replies),
+            "count-input" => vec![enter_count([])],
+            "count-postrouting" => {
+                // What goes to the node itself comes to its input hook yet.
+                vec![enter_count([Statement::IsNot(Selector::OutputInterface, Value::interface("lo"))])]
+            }
             _ => vec![enter_refuse()],
         }
     }
@@ -135,6 +153,10 @@ impl Style {
     /// Who is dropped.
     fn admission(&self, keying: Keying, path: Path) -> Vec<Rule> {
         let mut rules = Vec::new();
+        if keying == Keying::Node {
+            let claimed = self.is_in(Set::Claimed, Keying::Address);
+            rules.push(Rule::new([claimed, Statement::Verdict(Verdict::Return)]));
+        }
         if keying == Keying::Address {
             let mut source = keying.selectors(self.family);
             source.push(Selector::SourceAddress(self.family));
@@ -168,12 +190,38 @@ impl Style {
         rules
     }
 
+    /// Which packets clients send, and which they receive.
+    fn count(&self) -> Vec<Rule> {
+        let requests = Statement::Direction(CtDirection::Original);
+        vec![
+            Rule::new([requests, Statement::Verdict(Verdict::Goto(COUNT_REQUESTS.into()))]),
+            Rule::new([Statement::Verdict(Verdict::Goto(COUNT_REPLIES.into()))]),
+        ]
+    }
+
+    /// By what the connection was opened to, as the dispatch of its first packet: an address before a NodePort.
+    fn count_in(&self, set: Set) -> Vec<Rule> {
+        let opened_to = |keying| lookup(self.opened_to(keying), Membership::In, set, keying);
+        vec![
+            Rule::new([opened_to(Keying::Address), Statement::Verdict(Verdict::Return)]),
+            Rule::new([opened_to(Keying::Node)]),
+        ]
+    }
+
+    fn opened_to(&self, keying: Keying) -> Vec<Selector> {
+        let address = (keying == Keying::Address).then_some(Selector::OriginalDestination(self.family));
+        address.into_iter().chain([Selector::Protocol, Selector::OriginalDestinationPort]).collect()
+    }
+
     fn dispatch(&self, keying: Keying, path: Path) -> Vec<Rule> {
         let short_circuit = |is_pod| {
             let [look_up, go] = self.enter_class(Set::ShortCircuits, keying);
             Rule::new([is_pod, look_up, go])
         };
-        let mut rules: Vec<Rule> = self.pods.are_the_source(path).into_iter().map(short_circuit).collect();
+        // Only first packets of connections come to chains of type nat.
+        let counted = (self.counting == Counting::On).then(|| self.is_in(Set::Connections, keying));
+        let mut rules: Vec<Rule> = counted.into_iter().map(|counted| Rule::new([counted])).collect();
+        rules.extend(self.pods.are_the_source(path).into_iter().map(short_circuit));
         if path == Path::Output {
             rules.push(Rule::new(self.enter_class(Set::OwnShortCircuits, keying)));
         }
@@ -215,7 +263,8 @@ impl Style {
         rules
     }
 
-    /// What was forwarded has another destination by now; what still is for a virtual address is served nowhere.
+    /// What was forwarded has another destination by now; what still is for a virtual address is served nowhere. What is
+    /// for an address that a Service may get one day is dropped, not refused: nobody has said that it will not be served.
     fn refuse(&self) -> Vec<Rule> {
         let translated = Statement::Any(Selector::CtStatus, TRANSLATED);
         let mut rules = vec![
@@ -224,17 +273,22 @@ impl Style {
             self.rejecting(self.is_in(Set::Reject, Keying::Address)),
         ];
         rules.extend(self.enter_node(NODE_REFUSE));
+        rules.push(self.unallocated());
         rules
+    }
+
+    /// A node that has such an address itself, as for a cache of DNS, is not kept from it.
+    fn unallocated(&self) -> Rule {
+        let destination = FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere };
+        let is_elsewhere = Statement::IsNotLocal(Selector::AddressType(destination));
+        dropping([self.to_address(Set::ServiceNetworks), is_elsewhere])
     }
 
     /// Which endpoint the client of a translated connection got. A ClusterIP whose port has the number of a NodePort may be
     /// remembered in vain.
     fn remember(&self) -> Vec<Rule> {
-        let address = Selector::OriginalDestination(self.family);
-        let port = [Selector::Protocol, Selector::OriginalDestinationPort];
-        let rule = |keying, key| Rule::new(enter(key, Set::Sticky, keying, Set::Timeouts));
-        let at_address = [address].into_iter().chain(port.clone()).collect();
-        vec![rule(Keying::Address, at_address), rule(Keying::Node, port.into())]
+        let rule = |keying| Rule::new(enter(self.opened_to(keying), Set::Sticky, keying, Set::Timeouts));
+        vec![rule(Keying::Address), rule(Keying::Node)]
     }
 
     fn rejecting(&self, what: Statement) -> Rule {
@@ -269,6 +323,14 @@ fn enter(key: Vec<Selector>, set: Set, keying: Keying, classes: Set) -> [Stateme
         Statement::MapPriority { key, map: set.name(keying).into() },
         Statement::VerdictMap { key: vec![Selector::Priority], map },
     ]
+}
+
+/// What was never translated is no Service's.
+fn enter_count(matches: impl Into<Vec<Statement>>) -> Rule {
+    let mut statements = matches.into();
+    statements.push(Statement::Any(Selector::CtStatus, TRANSLATED));
+    statements.push(Statement::Verdict(Verdict::Goto(COUNT.into())));
+    Rule::new(statements)
 }
 
 fn enter_refuse() -> Rule {

@@ -72,7 +72,7 @@ impl<'a> Building<'a> {
     }
 
     pub fn skeleton(&mut self, style: &Style) {
-        SetId::all_fixed().for_each(|set| self.set(set));
+        SetId::all_fixed(style.counting()).for_each(|set| self.set(set));
         let before = self.held.objects.written_for.as_ref().map(Style::chains).unwrap_or_default();
         for (chain, rules) in style.chains() {
             let is_same = before.iter().any(|(known, of)| *known == chain && *of == rules);

@@ -1,5 +1,7 @@
 //! Taking tables out again: our own, and kube-proxy's.
 
+use std::time::Instant;
+
 use super::names;
 use crate::kernel::nftables::{KernelNftables, Nftables, NftablesError, Table, Transaction};
 use crate::model::Family;
@@ -33,7 +35,7 @@ impl LeftTable {
 }
 
 impl Leftovers for LeftTable {
-    fn remove(&mut self) -> Result<(), RemovalError> {
+    fn remove(&mut self, _: Instant) -> Result<(), RemovalError> {
         // A kernel that has no nf_tables has no table of anybody.
         let Ok(mut nftables) = KernelNftables::open() else { return Ok(()) };
         match nftables.generation() {

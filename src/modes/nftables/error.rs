@@ -18,6 +18,8 @@ pub enum Error {
     Foreign(Table, Comment),
     #[error("writing to the kernel: {source}{}", of(culprit.as_deref()))]
     Apply { culprit: Option<Box<ServicePortName>>, source: NftablesError },
+    #[error("reading what was counted: {0}")]
+    Traffic(#[source] NftablesError),
     #[error("forgetting clients of endpoints that left: {0}")]
     Affinity(#[source] NftablesError),
     #[error(transparent)]

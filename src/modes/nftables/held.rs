@@ -24,6 +24,8 @@ pub enum Presence {
     #[default]
     Absent,
     There,
+    /// There, and out of force until it is added again.
+    Dormant,
     /// Another version made it, or somebody changed what only a new table can change back.
     OfAnotherShape,
 }

@@ -7,6 +7,8 @@ use crate::kernel::nftables::chain::{ChainKind, Hook};
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
 const FILTER: i32 = 0;
+/// Last of all: what others drop is not counted.
+const COUNTED: i32 = SRCNAT + 1;
 /// Before anything is translated, when frontends still are what they were sent to.
 const ADMISSION: i32 = DSTNAT - 10;
 
@@ -18,6 +20,9 @@ pub const REFUSE: &str = "refuse";
 pub const NODE_REFUSE: &str = "node-refuse";
 pub const REJECTION: &str = "rejection";
 pub const REMEMBER: &str = "remember";
+pub const COUNT: &str = "count-packets";
+pub const COUNT_REQUESTS: &str = "count-requests";
+pub const COUNT_REPLIES: &str = "count-replies";
 
 /// All of them, those that others lead to first.
 pub const CHAINS: [&str; 16] = [
@@ -39,6 +44,10 @@ pub const CHAINS: [&str; 16] = [
     "filter-output",
 ];
 
+/// Those that are there only for `--service-counters`, in the same order.
+pub const COUNTING_CHAINS: [&str; 5] =
+    [COUNT_REQUESTS, COUNT_REPLIES, COUNT, "count-input", "count-postrouting"];
+
 pub fn chain(name: &str) -> Chain {
     let (kind, hook, priority) = match name {
         "admission-prerouting" => (ChainKind::Filter, Hook::Prerouting, ADMISSION),
@@ -49,6 +58,8 @@ pub fn chain(name: &str) -> Chain {
         "filter-input" => (ChainKind::Filter, Hook::Input, FILTER),
         "filter-forward" => (ChainKind::Filter, Hook::Forward, FILTER),
         "filter-output" => (ChainKind::Filter, Hook::Output, FILTER),
+        "count-input" => (ChainKind::Filter, Hook::Input, COUNTED),
+        "count-postrouting" => (ChainKind::Filter, Hook::Postrouting, COUNTED),
         regular => return Chain::regular(regular),
     };
     Chain::base(name, kind, hook, priority)

@@ -18,6 +18,8 @@ pub enum Member {
     /// Clients that may use a guarded frontend.
     Range(FrontendKey, IpNet),
     Address(Set, IpAddr),
+    /// That ClusterIPs are taken from.
+    ServiceNetwork(IpNet),
 }
 
 /// Where a member of a map to classes leads to.
@@ -35,6 +37,11 @@ impl Leads {
 }
 
 impl Member {
+    /// The first in order of the networks that ClusterIPs are taken from.
+    pub fn first_service_network() -> Self {
+        Member::ServiceNetwork(Ipv4Net::default().into())
+    }
+
     /// The first in order of the clients that may use a frontend.
     pub fn first_range(place: FrontendKey) -> Self {
         Member::Range(place, Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into())
@@ -54,6 +61,7 @@ impl Member {
             Member::Place(set, place) => SetId::Fixed(*set, Keying::of(place)),
             Member::Range(..) => SetId::Fixed(Set::SourceRanges, Keying::Address),
             Member::Address(set, _) => SetId::Fixed(*set, Keying::Address),
+            Member::ServiceNetwork(_) => SetId::Fixed(Set::ServiceNetworks, Keying::Address),
         }
     }
 
@@ -68,6 +76,9 @@ impl Member {
                 Element::of_set(Value::address(*address).and(Value::address(*address)))
             }
             Member::Address(_, address) => Element::of_set(Value::address(*address)),
+            Member::ServiceNetwork(network) => {
+                Element::interval(Value::address(network.network()), Value::address(network.broadcast()))
+            }
         };
         let Some(Leads { to, comment }) = leads else { return element };
         Element { data: ElementValue::Value(to.value()), comment: comment.clone(), ..element }
@@ -90,6 +101,11 @@ impl Member {
                 let mut last = Key::new(family, last.as_bytes());
                 last.place(keying)?;
                 Member::Range(place, network(key.address()?, last.address()?)?)
+            }
+            Set::ServiceNetworks => {
+                let last = element.last.as_ref().unwrap_or(&element.key);
+                let last = Key::new(family, last.as_bytes()).address()?;
+                Member::ServiceNetwork(network(key.address()?, last)?)
             }
             _ => Member::Place(set, key.place(keying)?),
         };

@@ -23,22 +23,25 @@ mod render;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod volumes;
 mod watch;
 mod work;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::kernel::alarm::Ring;
 use crate::kernel::nftables as door;
-use crate::model::{Family, Scheduler, ServiceTable};
+use crate::model::{Family, Scheduler, ServicePortName, ServiceTable};
 use crate::modes::iptables::InvalidPackets;
-use crate::modes::{Drift, Leftovers, Mode, remove_all};
+use crate::modes::{Drift, Leftovers, Mode, Predecessors, Traffic};
 
 pub use cleanup::LeftTable;
 pub use error::Error;
 pub use plan::Plan;
+pub use traffic::Counting;
 pub use watch::{OpenError, Watch, open};
 
 use base::Style;
@@ -52,11 +55,12 @@ pub struct Settings {
     /// The bit of the packet mark by which packets are masqueraded.
     pub mark: u32,
     pub invalid: InvalidPackets,
+    pub counting: Counting,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { mark: 0x4000, invalid: InvalidPackets::Drop }
+        Settings { mark: 0x4000, invalid: InvalidPackets::Drop, counting: Counting::Off }
     }
 }
 
@@ -70,20 +74,20 @@ pub struct Nftables<D> {
     held: Held,
     scope: Scope,
     ledger: Ledger,
-    leftovers: Vec<Box<dyn Leftovers>>,
+    predecessors: Predecessors,
 }
 
 impl<D: door::Nftables> Nftables<D> {
     /// `watch` tells of what others do to the table.
     pub fn new(family: Family, door: D, watch: Box<dyn Watch>, settings: Settings) -> Self {
-        let (held, scope, leftovers) = (Held::default(), Scope::Everything, Vec::new());
-        let ledger = Ledger::default();
-        Nftables { family, door, watch, settings, held, scope, ledger, leftovers }
+        let (held, scope) = (Held::default(), Scope::Everything);
+        let (ledger, predecessors) = (Ledger::default(), Predecessors::default());
+        Nftables { family, door, watch, settings, held, scope, ledger, predecessors }
     }
 
     /// With what goes once its own rules are in place.
     pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
-        Nftables { leftovers, ..self }
+        Nftables { predecessors: Predecessors::new(leftovers), ..self }
     }
 }
 
@@ -171,12 +175,24 @@ impl<D: door::Nftables> Mode for Nftables<D> {
         Ok(Drift::Suspected)
     }
 
-    fn retire_predecessors(&mut self) -> Result<(), Error> {
-        remove_all(&mut self.leftovers).map_err(Error::Leftovers)
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
+        self.predecessors.retire(now).map_err(Error::Leftovers)
+    }
+
+    fn predecessors_wake(&self) -> Option<Instant> {
+        self.predecessors.wake()
     }
 
     fn wake(&self) -> Option<Instant> {
         self.held.objects.wake()
+    }
+
+    fn counts_traffic(&self) -> bool {
+        self.settings.counting == Counting::On
+    }
+
+    fn traffic(&mut self, want: &ServiceTable) -> Result<BTreeMap<ServicePortName, Traffic>, Error> {
+        traffic::read(&mut self.door, want).map_err(Error::Traffic)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::traffic::Counting;
 use crate::kernel::nftables::datatype::Datatype;
 use crate::kernel::nftables::expression::Numbering;
 use crate::kernel::nftables::selector::{Generator, Selector};
@@ -81,10 +82,14 @@ pub enum Set {
     DropOutside,
     /// Without endpoints, at an address that the node has for other reasons too.
     Reject,
+    /// Frontends at such addresses, which NodePorts of the same number do not get.
+    Claimed,
     /// Whoever comes to these from elsewhere than the cluster is masqueraded.
     ClusterIps,
     /// Addresses that are there for Services only: what is not served there is refused.
     VirtualIps,
+    /// Networks that ClusterIPs are taken from: what is sent to one that no Service has is dropped.
+    ServiceNetworks,
     /// Endpoints that may reach themselves.
     Hairpin,
     /// Frontends whose clients are remembered: the class says for how long.
@@ -93,12 +98,18 @@ pub enum Set {
     Classes,
     /// The same for [`Sticky`](Set::Sticky).
     Timeouts,
+    /// Frontends whose new connections are counted, where that is asked for.
+    Connections,
+    /// Frontends whose packets are counted that clients send, by what they were sent to first.
+    Requests,
+    /// The same for packets that clients receive.
+    Replies,
     /// Which endpoint a client had. By the address also for NodePorts: a connection is remembered as it was sent.
     Affinity,
 }
 
 /// All that there are, with their names.
-pub const NAMES: [(Set, Keying, &str); 22] = [
+pub const NAMES: [(Set, Keying, &str); 30] = [
     (Set::Services, Keying::Address, "services"),
     (Set::Services, Keying::Node, "node-ports"),
     (Set::ShortCircuits, Keying::Address, "short-circuits"),
@@ -113,8 +124,16 @@ pub const NAMES: [(Set, Keying, &str); 22] = [
     (Set::DropOutside, Keying::Node, "node-drop-outside"),
     (Set::Reject, Keying::Address, "rejected"),
     (Set::Reject, Keying::Node, "node-rejected"),
+    (Set::Claimed, Keying::Address, "claimed"),
+    (Set::Connections, Keying::Address, "counted-connections"),
+    (Set::Connections, Keying::Node, "node-counted-connections"),
+    (Set::Requests, Keying::Address, "counted-requests"),
+    (Set::Requests, Keying::Node, "node-counted-requests"),
+    (Set::Replies, Keying::Address, "counted-replies"),
+    (Set::Replies, Keying::Node, "node-counted-replies"),
     (Set::ClusterIps, Keying::Address, "cluster-ips"),
     (Set::VirtualIps, Keying::Address, "virtual-ips"),
+    (Set::ServiceNetworks, Keying::Address, "service-cidrs"),
     (Set::Hairpin, Keying::Address, "hairpin"),
     (Set::Affinity, Keying::Address, "affinity"),
     (Set::Sticky, Keying::Address, "sticky"),
@@ -125,7 +144,7 @@ pub const NAMES: [(Set, Keying, &str); 22] = [
 
 impl Set {
     /// Whose elements are frontends, one each.
-    pub const OF_PLACES: [Set; 8] = [
+    pub const OF_PLACES: [Set; 12] = [
         Set::Services,
         Set::ShortCircuits,
         Set::OwnShortCircuits,
@@ -133,8 +152,15 @@ impl Set {
         Set::Drop,
         Set::DropOutside,
         Set::Reject,
+        Set::Claimed,
+        Set::Connections,
+        Set::Requests,
+        Set::Replies,
         Set::Sticky,
     ];
+
+    /// Those that are there only for `--service-counters`.
+    pub const COUNTING: [Set; 3] = [Set::Connections, Set::Requests, Set::Replies];
 
     pub fn name(self, keying: Keying) -> &'static str {
         let found = NAMES.iter().find(|(set, of, _)| (*set, *of) == (self, keying));
@@ -150,8 +176,11 @@ pub enum SetId {
 }
 
 impl SetId {
-    pub fn all_fixed() -> impl Iterator<Item = SetId> {
-        NAMES.into_iter().map(|(set, keying, _)| SetId::Fixed(set, keying))
+    /// The sets of the skeleton.
+    pub fn all_fixed(counting: Counting) -> impl Iterator<Item = SetId> {
+        let is_there = move |set: Set| counting == Counting::On || !Set::COUNTING.contains(&set);
+        let there = NAMES.into_iter().filter(move |(set, ..)| is_there(*set));
+        there.map(|(set, keying, _)| SetId::Fixed(set, keying))
     }
 
     pub fn parse(name: &str) -> Option<Self> {
@@ -189,12 +218,18 @@ fn fixed(set: Set, keying: Keying, family: Family) -> door::Set {
         Set::Classes | Set::Timeouts => {
             door::Set::map(name, Shape::types(&[Datatype::Priority]), SetData::Verdict)
         }
-        Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject => door::Set::new(name, Shape::types(&key)),
+        Set::Guarded | Set::Drop | Set::DropOutside | Set::Reject | Set::Claimed => {
+            door::Set::new(name, Shape::types(&key))
+        }
         Set::SourceRanges => {
             let key: Vec<_> = key.into_iter().chain([one]).collect();
             door::Set::new(name, Shape::types(&key)).intervals()
         }
+        Set::Connections | Set::Requests | Set::Replies => {
+            door::Set { counted: true, ..door::Set::new(name, Shape::types(&key)) }
+        }
         Set::ClusterIps | Set::VirtualIps => door::Set::new(name, Shape::types(&[one])),
+        Set::ServiceNetworks => door::Set::new(name, Shape::types(&[one])).intervals(),
         Set::Hairpin => door::Set::new(name, Shape::types(&[one, one])),
         Set::Affinity => {
             let key: Vec<_> = [one].into_iter().chain(key).collect();

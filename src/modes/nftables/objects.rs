@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::base::Style;
-use super::hooks::CHAINS;
-use super::names::SetId;
+use super::hooks::{CHAINS, COUNTING_CHAINS};
+use super::names::{Set, SetId};
 use super::numbers::{ClassId, Number, Numbers};
+use super::traffic::Counting;
 use crate::kernel::nftables::expression::Expression;
 use crate::kernel::nftables::{InstalledRule, Name, Verdict};
 
@@ -24,11 +25,15 @@ pub enum Object {
 
 impl Object {
     /// Whether it is there whatever Services there are.
-    fn is_of_skeleton(&self) -> bool {
+    fn is_of_skeleton(&self, counting: Counting) -> bool {
+        let counts = counting == Counting::On;
         match self {
             Object::Class(id) => id.number == Number::ACCEPT,
-            Object::Chain(name) => CHAINS.contains(&&**name),
-            Object::Set(name) => matches!(SetId::parse(name), Some(SetId::Fixed(..))),
+            Object::Chain(name) => CHAINS.contains(&&**name) || counts && COUNTING_CHAINS.contains(&&**name),
+            Object::Set(name) => match SetId::parse(name) {
+                Some(SetId::Fixed(set, _)) => counts || !Set::COUNTING.contains(&set),
+                _ => false,
+            },
         }
     }
 }
@@ -58,6 +63,7 @@ pub struct Objects {
     idle: BTreeMap<Object, Option<Instant>>,
     /// What the skeleton was written for.
     pub written_for: Option<Style>,
+    counting: Counting,
 }
 
 /// What a plan makes of them.
@@ -109,11 +115,12 @@ impl Objects {
     }
 
     /// To be called when everything was observed.
-    pub fn find_idle(&mut self) {
+    pub fn find_idle(&mut self, counting: Counting) {
+        self.counting = counting;
         let chains = self.chains.keys().cloned().map(Object::Chain);
         let classes = self.numbers.all().map(|(id, _)| Object::Class(*id));
         let all = chains.chain(self.sets.iter().cloned().map(Object::Set)).chain(classes);
-        let is_idle = |object: &Object| !self.users.contains_key(object) && !object.is_of_skeleton();
+        let is_idle = |object: &Object| !self.users.contains_key(object) && !object.is_of_skeleton(counting);
         self.idle = all.filter(is_idle).map(|object| (object, None)).collect();
     }
 
@@ -131,6 +138,9 @@ impl Objects {
     /// The changes are in the kernel.
     pub fn learn(&mut self, changes: ObjectChanges, now: Instant) {
         let ObjectChanges { chains, sets, numbers, gone, users, skeleton } = changes;
+        if let Some(style) = &skeleton {
+            self.counting = style.counting();
+        }
         let unknown = self.idle.iter().filter(|(_, since)| since.is_none()).map(|(object, _)| object.clone());
         let mut touched: Vec<Object> = unknown.collect();
         touched.extend(chains.keys().cloned().map(Object::Chain));
@@ -154,7 +164,7 @@ impl Objects {
     }
 
     fn settle(&mut self, object: Object, now: Instant) {
-        if self.users.contains_key(&object) || object.is_of_skeleton() {
+        if self.users.contains_key(&object) || object.is_of_skeleton(self.counting) {
             self.idle.remove(&object);
         } else {
             self.idle.entry(object).or_default().get_or_insert(now);

@@ -13,7 +13,7 @@ use super::objects::{Content, HeldChain, Object, named};
 use super::slots::Target;
 use super::volumes::SlotPlace;
 use crate::kernel::nftables::set::SetData;
-use crate::kernel::nftables::table::Ownership;
+use crate::kernel::nftables::table::{Activity, Ownership};
 use crate::kernel::nftables::{self as door, Element, InstalledRule, InstalledTable, Name, Nftables, Table};
 use crate::model::{Family, FrontendKey};
 
@@ -27,13 +27,23 @@ pub fn observe(nftables: &mut dyn Nftables, family: Family, style: &Style) -> Re
     check_owner(&found)?;
     let mut reading = Reading { nftables, family, table, held: Held::default() };
     let is_ours = reading.sets()? && reading.chains(style)?;
-    if !is_ours {
+    let mut held = reading.held;
+    // Newer kernels take no base chain in a transaction that ends a table's dormancy (`nf_tables_addchain`, Linux 6.9).
+    let can_wake = found.activity == Activity::Active || has_base_chains(&held, style);
+    if !(is_ours && can_wake) {
         return Ok(Held { table: Presence::OfAnotherShape, ..Held::default() });
     }
-    let mut held = reading.held;
-    held.table = Presence::There;
-    held.objects.find_idle();
+    held.table = match found.activity {
+        Activity::Active => Presence::There,
+        Activity::Dormant => Presence::Dormant,
+    };
+    held.objects.find_idle(style.counting());
     Ok(held)
+}
+
+fn has_base_chains(held: &Held, style: &Style) -> bool {
+    let mut base = style.chains().into_iter().map(|(chain, _)| chain).filter(|chain| chain.base.is_some());
+    base.all(|chain| held.objects.chains.contains_key(&chain.name))
 }
 
 fn check_owner(found: &InstalledTable) -> Result<(), Error> {
@@ -143,7 +153,14 @@ fn has_shape(found: &door::Set, wanted: &door::Set) -> bool {
         _ => None,
     };
     let shape = |set: &door::Set| {
-        (set.key.kind(), data(set), std::mem::discriminant(&set.data), set.intervals, set.dynamic)
+        (
+            set.key.kind(),
+            data(set),
+            std::mem::discriminant(&set.data),
+            set.intervals,
+            set.dynamic,
+            set.counted,
+        )
     };
     shape(found) == shape(wanted)
 }

@@ -18,6 +18,7 @@ use super::numbers::Number;
 use super::plan::{Outcome, Owners, Plan};
 use super::render::{self, Goal, Wanted};
 use super::slots::{self, Slots, Target};
+use super::traffic::Counting;
 use super::volumes::{SlotPlace, Volumes};
 use super::work::{PART, Rest, Scope, Work};
 use crate::kernel::nftables::userdata::Comment;
@@ -31,6 +32,7 @@ pub fn plan(settings: &Settings, held: &Held, scope: &Scope, want: &ServiceTable
         want,
         building: Building::new(held, settings, want.family()),
         volumes: Volumes::new(&held.slots),
+        counting: settings.counting,
         edits: Edits::default(),
         outcome: Outcome::default(),
         purge: Purge::default(),
@@ -47,6 +49,7 @@ struct Planner<'a> {
     want: &'a ServiceTable,
     building: Building<'a>,
     volumes: Volumes<'a>,
+    counting: Counting,
     edits: Edits,
     outcome: Outcome,
     purge: Purge,
@@ -65,6 +68,7 @@ impl Planner<'_> {
             _ => {
                 self.building.skeleton(&Style::new(settings, self.want));
                 self.strangers();
+                self.service_networks();
                 let mut rest = Rest::all_of(Work::everything(self.want, self.held));
                 rest.purge.others = Others::Forgotten;
                 rest
@@ -93,9 +97,16 @@ impl Planner<'_> {
         }
     }
 
+    fn service_networks(&mut self) {
+        let wanted = render::of_service_networks(self.want);
+        let all = self.held.members.range(Member::first_service_network()..);
+        let held: Vec<_> = all.map(|(member, _)| *member).collect();
+        self.members(&held, &wanted);
+    }
+
     fn place(&mut self, place: FrontendKey) {
         let volume = |policy, slots| self.volumes.choose(place, policy, slots).volume;
-        let wanted = render::of_place(self.want, place, &volume);
+        let wanted = render::of_place(self.want, place, &volume, self.counting);
         let members = self.numbered(place, &wanted);
         let left = [TrafficPolicy::Cluster, TrafficPolicy::Local]
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));

@@ -9,6 +9,7 @@ use super::classes::{Class, Memory, Pick, Turn};
 use super::member::{Leads, Member};
 use super::names::{Keying, Set, SlotMap};
 use super::slots::{self, Target};
+use super::traffic::Counting;
 use crate::model::{
     Affinity, Destination, Family, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy, Verdict,
 };
@@ -59,6 +60,7 @@ pub fn of_place<'a>(
     table: &'a ServiceTable,
     place: FrontendKey,
     volume: &dyn Fn(TrafficPolicy, u32) -> u32,
+    counting: Counting,
 ) -> Wanted<'a> {
     let found = table.frontends().get(&place).and_then(|port| {
         let frontend = port.frontends.iter().find(|frontend| port.key(frontend) == place)?;
@@ -68,6 +70,9 @@ pub fn of_place<'a>(
     let wanted = Wanted { port: Some(port), ..Wanted::default() };
     let mut rendering = Rendering { port, place, volume, wanted };
     rendering.frontend(table, frontend);
+    if counting == Counting::On {
+        rendering.count(frontend);
+    }
     rendering.wanted
 }
 
@@ -83,6 +88,9 @@ impl Rendering<'_, '_> {
         let port = self.port;
         let is_external = !matches!(frontend, Frontend::ClusterIp(_));
         let short_circuit = is_external && port.short_circuit();
+        if frontend.address().is_some_and(|address| !table.is_virtual(address)) {
+            self.member(Set::Claimed);
+        }
         match port.verdict(frontend) {
             Verdict::Forward(policy) => {
                 let is_masqueraded = is_external && policy == TrafficPolicy::Cluster;
@@ -102,6 +110,15 @@ impl Rendering<'_, '_> {
         // A Service without endpoints has nothing to guard: everybody is told so.
         if let Some(sources) = port.admits(frontend).filter(|_| port.external != Verdict::Reject) {
             self.guard(sources, table.family());
+        }
+    }
+
+    /// Unless nobody gets anywhere.
+    fn count(&mut self, frontend: &Frontend) {
+        let is_external = !matches!(frontend, Frontend::ClusterIp(_));
+        let is_forwarded = matches!(self.port.verdict(frontend), Verdict::Forward(_));
+        if is_forwarded || is_external && self.port.short_circuit() {
+            Set::COUNTING.into_iter().for_each(|set| self.member(set));
         }
     }
 
@@ -172,6 +189,12 @@ impl Rendering<'_, '_> {
         let place = self.place;
         self.wanted.members.extend(ranges.into_iter().map(|network| (Member::Range(place, network), None)));
     }
+}
+
+/// The networks that ClusterIPs are taken from.
+pub fn of_service_networks(table: &ServiceTable) -> Vec<(Member, Option<Leads>)> {
+    let own = table.node().service_networks.iter().filter(|network| table.family().contains(network));
+    own.map(|network| (Member::ServiceNetwork(*network), None)).collect()
 }
 
 /// The sets that an address is in.

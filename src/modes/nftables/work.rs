@@ -55,6 +55,8 @@ impl Work {
             match member {
                 Member::Address(_, address) => drop(touched.addresses.insert(*address)),
                 Member::Place(_, place) | Member::Range(place, _) => drop(touched.places.insert(*place)),
+                // Those of the node, not of any Service.
+                Member::ServiceNetwork(_) => {}
             }
         }
         touched.places.extend(held.slots.places());

@@ -86,7 +86,7 @@ impl Compiler {
         if self.facts.as_ref() != Some(&facts) {
             services.extend(store.service_names().cloned());
         }
-        let policy = facts.policy(&self.settings, &self.interface_addresses);
+        let policy = facts.policy(&self.settings, &self.interface_addresses, store.service_networks());
         let mut appeared = BTreeSet::new();
         self.problems.replace_unreadable(store, &mut appeared);
         let context = Context { settings: &self.settings, facts: &facts, store };

@@ -89,13 +89,20 @@ impl NodeFacts {
         self.addresses.iter().copied().find(|address| Family::of(*address) == family)
     }
 
-    pub fn policy(&self, settings: &Settings, interface_addresses: &[IpAddr]) -> NodePolicy {
+    pub fn policy(
+        &self,
+        settings: &Settings,
+        interface_addresses: &[IpAddr],
+        service_networks: impl Iterator<Item = IpNet>,
+    ) -> NodePolicy {
         NodePolicy {
             local_traffic: self.local_traffic(&settings.detect_local),
             node_ports: self.node_ports(&settings.node_port_addresses),
             masquerade_all: settings.masquerade_all,
             addresses: interface_addresses.to_vec(),
             primary: Family::ALL.into_iter().filter_map(|family| self.primary(family)).collect(),
+            // ServiceCIDRs may overlap.
+            service_networks: IpNet::aggregate(&service_networks.collect()),
         }
     }
 

@@ -119,7 +119,7 @@ impl Mode for Fake {
         self.wakes
     }
 
-    fn retire_predecessors(&mut self) -> Result<(), FakeError> {
+    fn retire_predecessors(&mut self, _: Instant) -> Result<(), FakeError> {
         Ok(())
     }
 

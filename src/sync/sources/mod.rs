@@ -6,7 +6,7 @@ pub mod manifests;
 mod recorder;
 mod stats;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, ServiceCidrs};
 pub use manifests::Manifests;
 pub use recorder::{EventRecorder, Poster, Regarding};
 pub use stats::{Gone, SourceStats};

@@ -187,6 +187,7 @@ fn event(note: &Note, node: &str, now: SystemTime) -> Value {
         "apiVersion": match kind {
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::Service | Kind::Node => "v1",
+            Kind::ServiceCidr => "networking.k8s.io/v1",
         },
         "name": &*name.name,
         "uid": &**uid,

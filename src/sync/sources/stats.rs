@@ -15,7 +15,7 @@ pub struct Gone;
 #[derive(Debug)]
 pub struct SourceStats {
     started: Instant,
-    kinds: [KindStats; 3],
+    kinds: [KindStats; 4],
     errors: AtomicU64,
 }
 
@@ -58,6 +58,8 @@ impl SourceStats {
     pub(super) fn send(&self, events: &Sender<Input>, event: Event) -> Result<(), Gone> {
         let kind = match &event {
             Event::ListStarted(kind) | Event::Deleted(kind, _) => *kind,
+            // Nobody has said anything.
+            Event::ListGivenUp(_) => return events.send(event.into()).map_err(|_| Gone),
             Event::ListDone(kind) => {
                 self.of(*kind).lists.fetch_add(1, Ordering::Relaxed);
                 *kind
@@ -88,6 +90,7 @@ impl SourceStats {
             Kind::Service => &self.kinds[0],
             Kind::EndpointSlice => &self.kinds[1],
             Kind::Node => &self.kinds[2],
+            Kind::ServiceCidr => &self.kinds[3],
         }
     }
 }
@@ -97,5 +100,6 @@ fn kind_of(object: &Object) -> Kind {
         Object::Service(_) => Kind::Service,
         Object::EndpointSlice(_) => Kind::EndpointSlice,
         Object::Node(_) => Kind::Node,
+        Object::ServiceCidr(_) => Kind::ServiceCidr,
     }
 }

@@ -3,7 +3,7 @@ mod memory;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::sync::builders::{applied, elsewhere, here, name, node, service, slice};
+use crate::sync::builders::{applied, elsewhere, here, name, node, service, service_cidr, slice};
 use crate::sync::objects::EndpointSlice;
 
 fn store(objects: impl IntoIterator<Item = Object>) -> Store {
@@ -47,6 +47,43 @@ fn a1_not_done_before_services_slices_and_node_are_listed() {
     assert!(store.lists_done());
     store.handle(Event::ListStarted(Kind::Service));
     assert!(store.lists_done(), "a repeated list takes nothing back");
+}
+
+/// Only the nftables mode asks for ServiceCIDRs. Its source says that it does before anything else.
+#[test]
+fn a1_service_cidrs_are_waited_for_only_once_their_list_has_begun() {
+    let mut store = Store::new("here".into(), SystemTime::UNIX_EPOCH);
+    store.handle(Event::ListStarted(Kind::ServiceCidr));
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
+        relist(&mut store, kind, []);
+    }
+    assert!(!store.lists_done());
+    store.handle(Event::ListGivenUp(Kind::ServiceCidr));
+    assert!(store.lists_done());
+    store.handle(Event::ListStarted(Kind::ServiceCidr));
+    assert!(store.lists_done(), "a list that was given up is not waited for again");
+    store.handle(Event::ListDone(Kind::ServiceCidr));
+    assert!(store.lists_done());
+}
+
+#[test]
+fn service_cidrs_come_change_and_go() {
+    let networks = |store: &Store| store.service_networks().map(|net| net.to_string()).collect::<Vec<_>>();
+    let mut store = store([service_cidr("kubernetes", &["10.96.0.0/16", "fd00:10:96::/112"]).into()]);
+    assert_eq!(networks(&store), ["10.96.0.0/16", "fd00:10:96::/112"]);
+    store.handle(applied(service_cidr("more", &["10.97.0.0/16"])));
+    assert!(store.take_changed().service_cidrs);
+    store.handle(applied(service_cidr("more", &["10.97.0.0/16"])));
+    assert!(store.take_changed().is_empty(), "it says nothing new");
+    store.handle(Event::ListStarted(Kind::ServiceCidr));
+    store.handle(Event::ListGivenUp(Kind::ServiceCidr));
+    assert_eq!(networks(&store).len(), 3, "a list that was not done tells of nothing gone");
+    store.handle(Event::ListStarted(Kind::ServiceCidr));
+    store.handle(undecodable(Kind::ServiceCidr, "more"));
+    store.handle(Event::ListDone(Kind::ServiceCidr));
+    assert_eq!(networks(&store), ["10.97.0.0/16"], "what cannot be read any more is as it was");
+    store.handle(Event::Deleted(Kind::ServiceCidr, name("more")));
+    assert!(store.take_changed().service_cidrs && networks(&store).is_empty());
 }
 
 #[test]

@@ -177,7 +177,7 @@ impl ApiServer {
         self.shared.change(|state| state.store.apply(object));
     }
 
-    /// `name` is `namespace/name`, or only `name` for a Node.
+    /// `name` is `namespace/name`, or only `name` for a Node or a ServiceCIDR.
     pub fn delete(&self, resource: &str, name: &str) {
         self.shared.change(|state| state.store.delete(resource, name));
     }

@@ -46,7 +46,7 @@ impl Asked {
         }
         let verb = match (method.as_str(), resource) {
             ("POST", "events") => Verb::Create,
-            ("GET", "services" | "endpointslices" | "nodes") => read_verb(&parameters),
+            ("GET", "services" | "endpointslices" | "nodes" | "servicecidrs") => read_verb(&parameters),
             _ => return Err(Refusal::new(405, "MethodNotAllowed", format!("{method} {resource}"))),
         };
         Ok(Asked { verb, resource, parameters, token })
@@ -71,6 +71,7 @@ fn resource(path: &str) -> Result<&'static str, Refusal> {
         "/api/v1/services" => Ok("services"),
         "/api/v1/nodes" => Ok("nodes"),
         "/apis/discovery.k8s.io/v1/endpointslices" => Ok("endpointslices"),
+        "/apis/networking.k8s.io/v1/servicecidrs" => Ok("servicecidrs"),
         path if path.starts_with("/apis/events.k8s.io/v1/namespaces/") && path.ends_with("/events") => {
             Ok("events")
         }

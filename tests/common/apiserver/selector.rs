@@ -22,6 +22,7 @@ fn fields_of(resource: &str) -> &'static [&'static str] {
     match resource {
         "services" => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
         "nodes" => &["metadata.name", "spec.unschedulable"],
+        "servicecidrs" => &["metadata.name"],
         _ => &["metadata.name", "metadata.namespace"],
     }
 }

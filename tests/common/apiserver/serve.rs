@@ -113,6 +113,7 @@ fn respond(asked: &Asked, fault: Option<What>, body: &[u8], shared: &Arc<Shared>
 fn reason(code: u16) -> &'static str {
     match code {
         403 => "Forbidden",
+        404 => "NotFound",
         410 => "Expired",
         422 => "Invalid",
         429 => "TooManyRequests",

@@ -119,6 +119,7 @@ fn key_of(object: &Value) -> Key {
         Some("Service") => "services",
         Some("EndpointSlice") => "endpointslices",
         Some("Node") => "nodes",
+        Some("ServiceCIDR") => "servicecidrs",
         other => panic!("objects of kind {other:?} are not emulated"),
     };
     let text = |field: &str| object["metadata"][field].as_str();

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::super::element::Count;
 use super::commands::commands;
 use super::*;
 
@@ -112,5 +113,25 @@ fn rules_sets_and_elements_read_back_are_those_that_were_written() {
                 _ => {}
             }
         }
+    });
+}
+
+#[test]
+fn what_elements_have_counted_is_read() {
+    let namespace = Namespace::new().unwrap();
+    let script = "add table ip ferrovia
+        add set ip ferrovia counted { type inet_service ; counter ; }
+        add element ip ferrovia counted { 80 counter packets 5 bytes 300 }
+        add set ip ferrovia plain { type inet_service ; elements = { 81 } ; }";
+    load(&namespace, script);
+    within(&namespace, |nftables| {
+        let table = Table::new(Family::V4, "ferrovia");
+        let mut counts = Vec::new();
+        for set in nftables.sets(&table).unwrap() {
+            nftables
+                .elements(&table, &set, &mut |element| counts.push((set.counted, element.count)))
+                .unwrap();
+        }
+        assert_eq!(counts, [(true, Some(Count { packets: 5, bytes: 300 })), (false, None)]);
     });
 }

@@ -180,7 +180,7 @@ fn chains_of_kube_proxys_iptables_mode_go_once_ours_are_there() {
     bench.kernel.get().rules.restore(&left).unwrap();
     let mut table = table_of(Family::V4, [service("web", &[cluster_ip(1)])]);
     bench.observe_and_sync(&mut table);
-    bench.mode.retire_predecessors().unwrap();
+    bench.mode.retire_predecessors(bench.now).unwrap();
     let chains: Vec<_> =
         bench.kernel.get().rules.tables[&crate::kernel::iptables::Table::Nat].keys().cloned().collect();
     assert!(!chains.iter().any(|chain| chain == "KUBE-SERVICES"), "{chains:?}");

@@ -1,6 +1,7 @@
 //! The mode against a kernel in memory.
 
 mod adoption;
+mod departing;
 mod draining;
 mod incremental;
 mod kernel;

@@ -1,5 +1,6 @@
 //! The mode against nf_tables in memory.
 
+mod counting;
 mod incremental;
 mod planning;
 mod recovery;

@@ -177,6 +177,37 @@ fn source_ranges_do_not_overlap() {
 }
 
 #[test]
+fn networks_of_services_are_those_of_the_family_and_follow() {
+    let with = |networks: &[&str]| NodePolicy {
+        service_networks: networks.iter().map(|text| text.parse().unwrap()).collect(),
+        ..node()
+    };
+    let (mut bench, mut table) = Bench::with([service("web", &[cluster_ip(1)])]);
+    assert_eq!(bench.list("service-cidrs"), [] as [&str; 0]);
+    table.set_node(with(&["10.96.0.0/16", "10.98.0.0/16", "fd00:96::/112"]));
+    bench.sync(&mut table);
+    assert_eq!(bench.list("service-cidrs"), ["10.96.0.0/16", "10.98.0.0/16"]);
+    bench.assert_nothing_to_do(&mut table);
+    table.set_node(with(&["10.96.0.0/12"]));
+    assert_eq!(
+        bench.sync(&mut table),
+        "delete element ip ferrovia service-cidrs { 10.96.0.0/16 }\n\
+         delete element ip ferrovia service-cidrs { 10.98.0.0/16 }\n\
+         add element ip ferrovia service-cidrs { 10.96.0.0/12 }\n"
+    );
+    bench.meddle(|others| {
+        let between = |first: [u8; 4], last: [u8; 4]| {
+            Element::interval(Value::address(first.into()), Value::address(last.into()))
+        };
+        others.add_element(&"service-cidrs".into(), &between([10, 1, 0, 3], [10, 1, 0, 9]));
+        others.add_element(&"service-cidrs".into(), &between([10, 2, 0, 0], [10, 2, 0, 255]));
+    });
+    bench.observe_and_sync(&mut table);
+    assert_eq!(bench.list("service-cidrs"), ["10.96.0.0/12"]);
+    assert_eq!(bench.state(), from_scratch(&table));
+}
+
+#[test]
 fn only_clients_of_an_endpoint_that_left_are_forgotten() {
     let mut port = service("web", &[cluster_ip(1), Frontend::NodePort(30080)]);
     port.affinity = sticky();

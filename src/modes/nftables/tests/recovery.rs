@@ -20,7 +20,7 @@ fn l5_what_others_take_away_comes_back_and_no_more_is_written() {
             |others| {
                 others.flush_chain(&"refuse".into());
             },
-            5,
+            6,
         ),
         (
             |others| {
@@ -74,6 +74,29 @@ fn l5_what_others_take_away_comes_back_and_no_more_is_written() {
         assert_eq!(bench.mode.drift().unwrap(), Drift::None);
         bench.assert_nothing_to_do(&mut table);
     }
+}
+
+/// `nft add table ip ferrovia '{ flags dormant; }'`
+#[test]
+fn l5_a_table_that_somebody_made_dormant_is_woken_and_no_more() {
+    let (mut bench, mut table) = served();
+    let fall_dormant = |bench: &Bench| {
+        bench.kernel.0.borrow_mut().table(&table_of_kernel(Family::V4)).fall_dormant();
+        bench.told.disturbed.set(true);
+    };
+    fall_dormant(&bench);
+    assert_eq!(bench.mode.drift().unwrap(), Drift::Suspected);
+    let text = bench.observe_and_sync(&mut table);
+    assert_eq!(text, format!("add table ip ferrovia {{ comment \"{}\" ; }}\n", names::COMMENT));
+    bench.assert_nothing_to_do(&mut table);
+    fall_dormant(&bench);
+    bench.meddle(|others| {
+        others.delete_chain(&"postrouting".into());
+    });
+    let text = bench.observe_and_sync(&mut table);
+    assert!(text.starts_with("delete table ip ferrovia\n"), "a kernel takes no chain while it wakes one");
+    bench.assert_nothing_to_do(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::model::{
     Destination, Frontend, FrontendKey, LocalTraffic, NodePortAddresses, Protocol, ServicePortName,
 };
 use crate::sync::builders::{
-    applied, here, ips, load_balancer, node, node_port_service, port, service, slice,
+    applied, here, ips, load_balancer, node, node_port_service, port, service, service_cidr, slice,
 };
 use crate::sync::objects::{FieldProblem, Kind, Node, Service, ServiceKind};
 
@@ -384,6 +384,26 @@ mod the_node {
         bench.recompile();
         assert!(bench.tables[0].node().addresses.contains(&ip("198.51.100.2")));
         assert!(std::sync::Arc::ptr_eq(&before, bench.tables[0].ports().next().unwrap()));
+    }
+
+    #[test]
+    fn service_cidrs_are_one_set_of_networks_and_concern_no_service() {
+        let cidr = |name: &str, networks: &[&str]| applied(service_cidr(name, networks));
+        let mut bench = Bench::new([dual().into(), node().into()]);
+        let before = std::sync::Arc::clone(bench.tables[0].ports().next().unwrap());
+        bench.handle([
+            cidr("kubernetes", &["10.96.0.0/16", "fd00:96::/112"]),
+            cidr("within", &["10.96.3.0/24"]),
+            cidr("beside", &["10.97.0.0/16"]),
+        ]);
+        let networks = |bench: &Bench| {
+            let networks = &bench.tables[0].node().service_networks;
+            networks.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(networks(&bench), ["10.96.0.0/15", "fd00:96::/112"]);
+        assert!(!bench.tables[0].is_settled(), "the modes hear of it");
+        assert!(std::sync::Arc::ptr_eq(&before, bench.tables[0].ports().next().unwrap()));
+        assert!(bench.handle([cidr("within", &["10.96.4.0/24"])]).is_empty(), "that changes nothing");
     }
 
     #[test]

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::{HealthCheck, Protocol, ServiceName, TrafficPolicy};
 use crate::sync::builders::{self, applied, port, service, slice};
-use crate::sync::objects::{EndpointPort, Kind, Node, Service, ServiceKind, SliceEndpoint};
+use crate::sync::objects::{EndpointPort, Kind, Node, Service, ServiceCidr, ServiceKind, SliceEndpoint};
 
 /// Few names and addresses, so that most objects meet others.
 const NAMES: [&str; 4] = ["a/x", "a/y", "b/x", "b/y"];
 const SLICES: [&str; 4] = ["a/s1", "a/s2", "b/s1", "b/s2"];
+const CIDRS: [&str; 2] = ["kubernetes", "more"];
 const CLUSTER_IPS: [&str; 4] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd00:96::1"];
 const EXTERNAL_IPS: [&str; 6] =
     ["203.0.113.1", "203.0.113.2", "10.96.0.1", "10.96.0.2", "192.0.2.1", "2001:db8::1"];
@@ -113,18 +115,25 @@ prop_compose! {
     }
 }
 
+fn any_service_cidr() -> impl Strategy<Value = ServiceCidr> {
+    let network = pick(&["10.96.0.0/24", "10.96.1.0/24", "10.96.0.0/16", "fd00:10:96::/112"]);
+    (pick(&CIDRS), network).prop_map(|(name, network)| builders::service_cidr(name, &[network]))
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     let deleted = prop_oneof![
         pick(&NAMES).prop_map(|name| (Kind::Service, builders::name(name))),
         pick(&SLICES).prop_map(|name| (Kind::EndpointSlice, builders::name(name))),
         Just((Kind::Node, builders::name("here"))),
+        pick(&CIDRS).prop_map(|name| (Kind::ServiceCidr, builders::name(name))),
     ];
     let undecodable = deleted.clone();
-    let kind = pick(&[Kind::Service, Kind::EndpointSlice, Kind::Node]);
+    let kind = pick(&[Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr]);
     prop_oneof![
         8 => any_service().prop_map(|service| Step::Event(applied(service))),
         6 => any_slice().prop_map(|slice| Step::Event(applied(slice))),
         1 => any_node().prop_map(|node| Step::Event(applied(node))),
+        1 => any_service_cidr().prop_map(|cidr| Step::Event(applied(cidr))),
         3 => deleted.prop_map(|(kind, name)| Step::Event(Event::Deleted(kind, name))),
         1 => undecodable.prop_map(|(kind, name)| {
             Step::Event(Event::Undecodable { kind, name: Some(name), error: "no".into() })
@@ -147,6 +156,7 @@ impl Cluster {
                     Object::Service(service) => (Kind::Service, service.name.clone()),
                     Object::EndpointSlice(slice) => (Kind::EndpointSlice, slice.name.clone()),
                     Object::Node(node) => (Kind::Node, builders::name(&node.name)),
+                    Object::ServiceCidr(cidr) => (Kind::ServiceCidr, builders::name(&cidr.name)),
                 };
                 self.0.insert(key, object.clone());
             }
@@ -173,6 +183,7 @@ impl Cluster {
 #[derive(Debug, PartialEq)]
 struct End {
     ports: Vec<ServicePort>,
+    service_networks: Vec<Vec<IpNet>>,
     frontends: Vec<(String, String)>,
     roles: Vec<(String, String)>,
     hairpin: Vec<(std::net::IpAddr, u32)>,
@@ -185,6 +196,7 @@ fn end(bench: &Bench) -> End {
     let tables = || bench.tables.iter();
     End {
         ports: tables().flat_map(|table| table.ports().map(|port| (**port).clone())).collect(),
+        service_networks: tables().map(|table| table.node().service_networks.clone()).collect(),
         frontends: tables()
             .flat_map(|table| table.frontends())
             .map(|(key, port)| (key.to_string(), port.name.to_string()))

@@ -49,6 +49,8 @@ pub struct Follower<'a> {
     any: bool,
     /// Objects in the list that is under way.
     seen: usize,
+    /// Whether it has been said that the server does not have this kind.
+    absence_told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +88,15 @@ impl From<Gone> for Stop {
 
 impl<'a> Follower<'a> {
     pub fn new(shared: Shared<'a>, resource: Resource) -> Follower<'a> {
-        Follower { shared, resource, strategy: Strategy::Streaming, version: None, any: false, seen: 0 }
+        Follower {
+            shared,
+            resource,
+            strategy: Strategy::Streaming,
+            version: None,
+            any: false,
+            seen: 0,
+            absence_told: false,
+        }
     }
 
     /// Ends only when nobody listens any more.
@@ -98,6 +108,12 @@ impl<'a> Follower<'a> {
                 Ok(()) => {}
                 Err(Stop::Gone) => return,
                 Err(Stop::Failed(failure)) if self.can_do_without_streaming(&failure) => {}
+                Err(Stop::Failed(failure)) if self.can_do_without_kind(&failure) => {
+                    if self.go_on_without(&failure).is_err() {
+                        return;
+                    }
+                    sleep(self.shared.timing.absent_wait.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
+                }
                 Err(Stop::Failed(failure)) => {
                     // "Expired" comes from a server that works. Only one that says nothing else deserves a long wait.
                     let expired = failure.is_expired();
@@ -123,6 +139,20 @@ impl<'a> Follower<'a> {
             return true;
         }
         false
+    }
+
+    fn can_do_without_kind(&self, failure: &Failure) -> bool {
+        !self.resource.kind.is_needed() && failure.is_absence()
+    }
+
+    /// What is known stays in force, as with any other failure.
+    fn go_on_without(&mut self, failure: &Failure) -> Result<(), Gone> {
+        let kind = self.resource.kind;
+        if !std::mem::replace(&mut self.absence_told, true) {
+            let again = self.shared.timing.absent_wait;
+            tracing::warn!(%kind, reason = %failure, asked_again_within = ?again, "going on without this kind");
+        }
+        self.send(Event::ListGivenUp(kind))
     }
 
     async fn list_or_watch(&mut self) -> Result<(), Stop> {
@@ -200,6 +230,7 @@ impl<'a> Follower<'a> {
         }
         self.any = self.seen > 0;
         self.version = Some(version);
+        self.absence_told = false;
         tracing::info!(kind = %self.resource.kind, objects = self.seen, "listed");
         Ok(self.send(Event::ListDone(self.resource.kind))?)
     }

@@ -11,7 +11,10 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use crate::sync::Input;
+use crate::sync::objects::{Event, Kind};
 
 use super::SourceStats;
 use super::decode::Interner;
@@ -30,6 +33,11 @@ pub struct Timing {
     /// The first wait after a failure, and the longest.
     pub shortest_wait: Duration,
     pub longest_wait: Duration,
+    /// How long a kind that can be done without is waited for at the start.
+    pub unneeded_wait: Duration,
+    /// After how long to ask again for such a kind where the server does not have it, or not for us. Nothing tells when a
+    /// cluster gets it, and thousands of nodes ask.
+    pub absent_wait: Duration,
 }
 
 impl Default for Timing {
@@ -40,21 +48,37 @@ impl Default for Timing {
             answer: Duration::from_secs(60),
             shortest_wait: Duration::from_millis(200),
             longest_wait: Duration::from_secs(30),
+            unneeded_wait: Duration::from_secs(5),
+            absent_wait: Duration::from_secs(300),
         }
     }
+}
+
+/// Whether the mode has a use for ServiceCIDRs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceCidrs {
+    Followed,
+    /// Not even asked for: nothing may be to be had of them.
+    Ignored,
 }
 
 /// Services, EndpointSlices and this Node of an API server.
 pub struct Cluster {
     connection: Arc<Connection>,
     node: String,
+    service_cidrs: ServiceCidrs,
     timing: Timing,
     stats: Arc<SourceStats>,
 }
 
 impl Cluster {
     pub fn new(connection: Arc<Connection>, node: String, stats: Arc<SourceStats>) -> Cluster {
-        Cluster { connection, node, timing: Timing::default(), stats }
+        let (service_cidrs, timing) = (ServiceCidrs::Ignored, Timing::default());
+        Cluster { connection, node, service_cidrs, timing, stats }
+    }
+
+    pub fn with_service_cidrs(self, service_cidrs: ServiceCidrs) -> Cluster {
+        Cluster { service_cidrs, ..self }
     }
 
     pub fn with_timing(self, timing: Timing) -> Cluster {
@@ -76,6 +100,23 @@ impl Cluster {
             follow(Resource::services()),
             follow(Resource::endpoint_slices()),
             follow(Resource::node(&self.node)),
+            self.service_cidrs(shared),
         );
+    }
+
+    /// A list that has begun is waited for, so that a restart does not find that there are none. But not for long.
+    async fn service_cidrs(&self, shared: Shared<'_>) {
+        const KIND: Kind = Kind::ServiceCidr;
+        if self.service_cidrs == ServiceCidrs::Ignored
+            || shared.stats.send(shared.events, Event::ListStarted(KIND)).is_err()
+        {
+            return;
+        }
+        let give_up = async {
+            sleep(self.timing.unneeded_wait).await;
+            // Where nobody listens any more, the followers notice.
+            let _ = shared.stats.send(shared.events, Event::ListGivenUp(KIND));
+        };
+        tokio::join!(Follower::new(shared, Resource::service_cidrs()).run(), give_up);
     }
 }

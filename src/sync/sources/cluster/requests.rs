@@ -74,6 +74,11 @@ impl Failure {
         matches!(self, Failure::Unfinished) || matches!(self.status(), Some(400 | 422))
     }
 
+    /// The server does not have this kind, or does not show it.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.status(), Some(403 | 404))
+    }
+
     /// New credentials or a new connection may help.
     pub fn needs_new_connection(&self) -> bool {
         match self {
@@ -125,6 +130,16 @@ impl Resource {
             path: "/api/v1/nodes",
             labels: None,
             fields: Some(format!("metadata.name={name}")),
+        }
+    }
+
+    /// Servers have them from 1.33 on, and `system:node-proxier` may read them.
+    pub fn service_cidrs() -> Resource {
+        Resource {
+            kind: Kind::ServiceCidr,
+            path: "/apis/networking.k8s.io/v1/servicecidrs",
+            labels: None,
+            fields: None,
         }
     }
 

@@ -10,6 +10,7 @@ mod metadata;
 mod node;
 mod problems;
 mod service;
+mod service_cidr;
 mod slice;
 mod text;
 mod watch;
@@ -30,6 +31,7 @@ use metadata::{Metadata, Scope};
 use node::WireNode;
 use problems::Problems;
 use service::WireService;
+use service_cidr::WireServiceCidr;
 use slice::WireSlice;
 
 /// What an object turned out to be.
@@ -71,12 +73,13 @@ impl Decoded {
     }
 }
 
-/// A Node's name stands in the empty namespace.
+/// The name of what is in no namespace stands in the empty one.
 pub fn name_of(object: &Object) -> ServiceName {
     match object {
         Object::Service(service) => service.name.clone(),
         Object::EndpointSlice(slice) => slice.name.clone(),
         Object::Node(node) => ServiceName { namespace: "".into(), name: node.name.clone() },
+        Object::ServiceCidr(cidr) => ServiceName { namespace: "".into(), name: cidr.name.clone() },
     }
 }
 
@@ -90,6 +93,7 @@ pub fn object<'de, D: Deserializer<'de>>(
         Kind::Service => read::<WireService<'de>, D>(input, names),
         Kind::EndpointSlice => read::<WireSlice<'de>, D>(input, names),
         Kind::Node => read::<WireNode<'de>, D>(input, names),
+        Kind::ServiceCidr => read::<WireServiceCidr<'de>, D>(input, names),
     }
 }
 

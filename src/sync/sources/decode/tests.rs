@@ -209,7 +209,7 @@ fn objects_without_a_usable_name_are_undecodable() {
         assert!(error.contains(words), "{error}");
     }
     for value in [json!(null), json!([1]), json!("web"), json!(3)] {
-        for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
+        for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
             assert!(matches!(decode(kind, &value), Decoded::Undecodable { name: None, .. }), "{value}");
         }
     }
@@ -232,6 +232,12 @@ fn an_object_whose_core_is_unreadable_is_undecodable_by_name() {
             r#"addressType: "IPv5" is not IPv4, IPv6 or FQDN"#,
         ),
         (Kind::EndpointSlice, raw_slice("IPv4", json!("all")), r#"endpoints: "all" is not a list"#),
+        (Kind::ServiceCidr, json!({"metadata": {"name": "web"}}), "spec.cidrs: is missing"),
+        (
+            Kind::ServiceCidr,
+            json!({"metadata": {"name": "web"}, "spec": {"cidrs": ["10.96.0.0/16", 7]}}),
+            "spec.cidrs[1]: 7 is not a string",
+        ),
     ] {
         let decoded = decode(kind, &value);
         let Decoded::Undecodable { name: Some(_), error } = decoded else { panic!("{value}: {decoded:?}") };
@@ -458,7 +464,7 @@ fn places(value: &Value, at: &str, places: &mut Vec<String>) {
     }
 }
 
-fn whole_objects() -> [(Kind, Value); 3] {
+fn whole_objects() -> [(Kind, Value); 4] {
     let service = json!({
         "metadata": {"name": "web", "namespace": "shop", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z",
             "labels": {"a": "b"}, "annotations": {"ferrovia.dev/scheduler": "rr", "ferrovia.dev/scheduler-flags": "sh-port"}},
@@ -474,13 +480,15 @@ fn whole_objects() -> [(Kind, Value); 3] {
         "spec": {"podCIDRs": ["10.0.0.0/24"], "taints": [{"key": "a"}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}});
     let slice = raw_slice("IPv4", json!([endpoint.clone(), endpoint]));
-    [(Kind::Service, service), (Kind::EndpointSlice, slice), (Kind::Node, node)]
+    let cidr =
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/112"]}});
+    [(Kind::Service, service), (Kind::EndpointSlice, slice), (Kind::Node, node), (Kind::ServiceCidr, cidr)]
 }
 
 proptest! {
     /// Whatever stands in one place, the object is read, or it is told why not, and its name is kept.
     #[test]
-    fn any_value_in_any_place_is_survived(kind in 0..3usize, place in any::<prop::sample::Index>(), value in anything()) {
+    fn any_value_in_any_place_is_survived(kind in 0..4usize, place in any::<prop::sample::Index>(), value in anything()) {
         let (kind, mut object) = whole_objects()[kind].clone();
         let mut all = Vec::new();
         places(&object, "", &mut all);

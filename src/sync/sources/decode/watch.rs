@@ -9,6 +9,7 @@ use super::lenient::{Field, Map, Text};
 use super::metadata::Metadata;
 use super::node::WireNode;
 use super::service::WireService;
+use super::service_cidr::WireServiceCidr;
 use super::slice::WireSlice;
 use super::{Decoded, Wire, fold};
 
@@ -87,6 +88,7 @@ pub fn page(kind: Kind, body: &str, names: &mut Interner) -> Result<Page, serde_
         Kind::Service => read_page::<WireService<'_>>(body, names),
         Kind::EndpointSlice => read_page::<WireSlice<'_>>(body, names),
         Kind::Node => read_page::<WireNode<'_>>(body, names),
+        Kind::ServiceCidr => read_page::<WireServiceCidr<'_>>(body, names),
     }
 }
 
@@ -95,6 +97,7 @@ pub fn watch_line(kind: Kind, line: &[u8], names: &mut Interner) -> Result<Line,
         Kind::Service => read_line::<WireService<'_>>(line, names),
         Kind::EndpointSlice => read_line::<WireSlice<'_>>(line, names),
         Kind::Node => read_line::<WireNode<'_>>(line, names),
+        Kind::ServiceCidr => read_line::<WireServiceCidr<'_>>(line, names),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Gone, SourceStats};
 use directory::{Directory, Seen};
 use watch::Watch;
 
-const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+const KINDS: [Kind; 4] = [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice, Kind::Node];
 
 /// What a directory of manifests holds at one moment.
 pub struct Listing {

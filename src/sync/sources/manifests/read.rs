@@ -159,6 +159,7 @@ fn known(version: &str, kind: &str) -> Option<Kind> {
         ("v1", "Service") => Some(Kind::Service),
         ("v1", "Node") => Some(Kind::Node),
         ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
+        ("networking.k8s.io/v1", "ServiceCIDR") => Some(Kind::ServiceCidr),
         _ => {
             tracing::debug!(version, kind, "manifest of a kind that the proxy does not use");
             None

@@ -1,0 +1,128 @@
+//! A large cluster in a kernel that has other things to do.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use ferrovia::kernel::nftables::KernelNftables;
+use ferrovia::model::{
+    Endpoint, Family, Frontend, Locality, Scheduler, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy, Verdict,
+};
+use ferrovia::modes::Mode;
+use ferrovia::modes::nftables::{Nftables, Settings, open};
+
+use super::*;
+use crate::common::rig::{SOON, address, ip};
+
+const SERVICES: u32 = 10_000;
+const ENDPOINTS: u8 = 10;
+
+fn service_port(number: u32, address: [u8; 4], pods: &[[u8; 4]]) -> ServicePort {
+    let endpoint = |pod: &[u8; 4]| Endpoint {
+        address: (*pod).into(),
+        port: 8080,
+        locality: Locality::Remote,
+        weight: 1,
+    };
+    ServicePort {
+        name: ServicePortName {
+            namespace: "shop".into(),
+            service: format!("s{number}").into(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        },
+        port: 80,
+        frontends: [Frontend::ClusterIp(address.into())].into(),
+        load_balancer_sources: None,
+        internal: Verdict::Forward(TrafficPolicy::Cluster),
+        external: Verdict::Forward(TrafficPolicy::Cluster),
+        cluster: pods.iter().map(endpoint).collect(),
+        local: [].into(),
+        draining: [].into(),
+        affinity: None,
+        scheduler: Scheduler::Random,
+        hashing: Default::default(),
+    }
+}
+
+/// The mode with one Service that the lab can serve, and all others still to come.
+fn with_one_service() -> (Nftables<KernelNftables>, ServiceTable) {
+    let (door, watch) = open(Family::V4).unwrap();
+    let mut mode = Nftables::new(Family::V4, door, watch, Settings::default());
+    let mut table = ServiceTable::new(Family::V4);
+    table.set(service_port(0, [10, 96, 0, 10], &[[10, 244, 1, 5]]));
+    mode.cleanup().unwrap();
+    mode.observe().unwrap();
+    carry_out(&mut mode, &mut table);
+    (mode, table)
+}
+
+fn carry_out(mode: &mut Nftables<KernelNftables>, table: &mut ServiceTable) {
+    let plan = mode.plan(table, Instant::now());
+    mode.apply(plan).unwrap();
+    table.settle();
+}
+
+fn all_others(table: &mut ServiceTable) {
+    for number in 1..=SERVICES {
+        let [_, _, high, low] = number.to_be_bytes();
+        let pods: Vec<_> = (0..ENDPOINTS).map(|pod| [10, 128 + pod, high, low]).collect();
+        table.set(service_port(number, [10, 97, high, low], &pods));
+    }
+}
+
+/// The longest that a new connection took between two moments.
+fn longest(waits: &[(Instant, Duration)], from: Instant, to: Instant) -> Duration {
+    let between = waits.iter().filter(|(at, wait)| *at + *wait > from && *at < to);
+    between.map(|(_, wait)| *wait).max().expect("connections at that time")
+}
+
+/// Of a kernel that loads 100,000 endpoints: the longest wait of a new connection meanwhile, and in as long a time before.
+fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
+    let (over, waits) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (started, took) = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            rig.lab.here().run(|| {
+                let (mut mode, mut table) = with_one_service();
+                all_others(&mut table);
+                let plan = mode.plan(&table, Instant::now());
+                thread::sleep(Duration::from_secs(2));
+                let started = Instant::now();
+                mode.apply(plan).unwrap();
+                (started, started.elapsed())
+            })
+        });
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                let seen = rig.lab.probe(ip("10.244.1.9"), Protocol::Tcp, address(WEB), SOON).unwrap();
+                if matches!(seen, Observed::Answered { .. }) {
+                    waits.lock().unwrap().push((started, started.elapsed()));
+                }
+            }
+        });
+        let loaded = load.join();
+        over.store(true, Ordering::Relaxed);
+        loaded.unwrap().unwrap()
+    });
+    assert!(took < Duration::from_secs(20), "a load of {took:?}");
+    assert_eq!(rig.run("nft list map ip ferrovia cluster-10").matches(" : 10.").count(), 100_000);
+    let waits = waits.lock().unwrap();
+    let before = started - took.min(Duration::from_millis(1900));
+    (longest(&waits, started, started + took), longest(&waits, before, started))
+}
+
+/// k8s#135639: packets wait for nothing while 100,000 endpoints are loaded. One of some loads has to show that: how slow a
+/// busy machine is says nothing, so that it is compared with the time before.
+#[test]
+fn y9_ten_thousand_services_are_loaded_without_a_stall() {
+    let rig = Rig::without_proxy(DataPlane::Nftables, &[], &[]);
+    let mut seen = Vec::new();
+    let is_smooth =
+        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(100);
+    while !seen.iter().any(is_smooth) {
+        assert!(seen.len() < 6, "the longest waits, and those before: {seen:?}");
+        seen.push(waits_of_a_load(&rig));
+    }
+}
