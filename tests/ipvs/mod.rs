@@ -6,6 +6,7 @@ mod draining;
 pub mod lab;
 pub mod life;
 mod node;
+mod pyroute2;
 mod refusals;
 mod reuse;
 mod schedulers;
