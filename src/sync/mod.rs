@@ -6,6 +6,7 @@ pub mod compile;
 pub mod conntrack;
 pub mod objects;
 pub mod plane;
+mod predecessors;
 pub mod report;
 pub mod schedule;
 pub mod sources;
@@ -17,12 +18,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::conntrack::Conntrack;
 use crate::model::{Family, ServiceTable};
-use crate::modes::{Mode, ModeError};
+use crate::modes::Mode;
 
 use compile::Compiler;
 use conntrack::Reconciler;
 use objects::Event;
 use plane::Plane;
+use predecessors::Predecessors;
 use report::Reporter;
 use store::Store;
 
@@ -91,13 +93,6 @@ struct Path<M: Mode> {
     predecessors: Predecessors,
 }
 
-/// What other proxies may have left in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Predecessors {
-    Unknown,
-    Retired,
-}
-
 impl<M: Mode> Sync<M> {
     pub fn new(
         store: Store,
@@ -110,7 +105,7 @@ impl<M: Mode> Sync<M> {
             .into_iter()
             .map(|(table, plane)| {
                 let flows = Reconciler::default();
-                let predecessors = Predecessors::Unknown;
+                let predecessors = Predecessors::default();
                 (table, Path { plane, flows, flows_due: None, triggers: Vec::new(), predecessors })
             })
             .unzip();
@@ -154,7 +149,7 @@ impl<M: Mode> Sync<M> {
             return LONGEST;
         }
         let now = Instant::now();
-        let wakes = self.paths.iter().flat_map(|path| [Some(path.plane.wake()), path.flows_due]).flatten();
+        let wakes = self.paths.iter().flat_map(Path::wakes);
         wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
     }
 
@@ -193,12 +188,21 @@ impl<M: Mode> Sync<M> {
 }
 
 impl<M: Mode> Path<M> {
+    fn wakes(&self) -> impl Iterator<Item = Instant> {
+        [Some(self.plane.wake()), self.flows_due, self.predecessors.due()].into_iter().flatten()
+    }
+
     fn work(&mut self, table: &mut ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
         if let Err(error) = self.plane.tick(table, Instant::now()) {
             reporter.drift_unknown(table.family(), &error);
         }
         if self.plane.is_due(Instant::now()) {
             self.write(table, reporter);
+        }
+        if self.predecessors.due().is_some_and(|due| due <= Instant::now()) {
+            let mode = &mut self.plane.mode;
+            let news = self.predecessors.attempt(|| mode.retire_predecessors(), Instant::now);
+            reporter.predecessors(table.family(), news);
         }
         if self.flows_due.is_some_and(|due| due <= Instant::now()) {
             self.clear_stale_flows(table, conntrack, reporter);
@@ -215,23 +219,9 @@ impl<M: Mode> Path<M> {
                 if self.flows.is_due() {
                     self.flows_due = Some(Instant::now());
                 }
-                self.retire_predecessors(table.family(), reporter);
+                self.predecessors.replaced(Instant::now());
             }
             Err(error) => reporter.failed(table.family(), &error),
-        }
-    }
-
-    /// Once, and only after rules of our own are in: a change from another proxy then loses no connection.
-    fn retire_predecessors(&mut self, family: Family, reporter: &Reporter) {
-        if self.predecessors == Predecessors::Retired {
-            return;
-        }
-        let result = self.plane.mode.retire_predecessors();
-        if !result.as_ref().is_err_and(ModeError::is_transient) {
-            self.predecessors = Predecessors::Retired;
-        }
-        if let Err(error) = result {
-            reporter.predecessors_remain(family, &error);
         }
     }
 

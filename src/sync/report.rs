@@ -17,6 +17,7 @@ use super::compile::{Compiler, Problem};
 use super::conntrack::Outcome;
 use super::objects::{Event, FieldProblem, Kind, Reason};
 use super::plane;
+use super::predecessors::News;
 use super::sources::{EventRecorder, Regarding};
 use super::store::Store;
 
@@ -163,8 +164,14 @@ impl Reporter {
         tracing::warn!(%family, error = %error, "Cannot tell whether somebody else changed our rules");
     }
 
-    pub fn predecessors_remain(&self, family: Family, error: &impl Display) {
-        tracing::warn!(%family, error = %error, "Cannot remove what an earlier proxy left");
+    pub fn predecessors(&self, family: Family, news: Option<News>) {
+        match news {
+            Some(News::Remain(error)) => {
+                tracing::warn!(%family, error, "Cannot remove what an earlier proxy left; it is tried again");
+            }
+            Some(News::Gone) => tracing::info!(%family, "What an earlier proxy left is gone"),
+            None => {}
+        }
     }
 
     pub fn flows(&self, family: Family, took: Duration, result: &Result<Outcome, ConntrackError>) {

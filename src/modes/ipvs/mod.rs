@@ -272,13 +272,14 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     }
 
     fn retire_predecessors(&mut self) -> Result<(), Error> {
-        let here = match std::mem::take(&mut self.kube_proxy) {
+        let here = match self.kube_proxy {
             true => {
                 self.skeleton.rules.forget();
                 remove_kube_proxy(self.skeleton.rules.door())
             }
             false => Ok(()),
         };
+        self.kube_proxy &= here.is_err();
         let there = remove_all(&mut self.leftovers).map_err(Error::Leftovers);
         // Those that kube-proxy's device had are free now.
         self.try_occupied();
