@@ -122,6 +122,7 @@ impl Reporter {
         if report.repaired {
             tracing::warn!(%family, took = ?took, "Somebody else had changed our rules; repaired");
             self.metrics.own.drift_repairs.of(family).inc();
+            self.metrics.own.count_repaired(family, &report.repairs);
         } else if report.wrote {
             tracing::info!(
                 %family, services = table.ports().len(), operations = report.operations, took = ?took, "Synced"

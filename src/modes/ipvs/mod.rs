@@ -32,7 +32,7 @@ use crate::kernel::ipvs::VirtualServer;
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::{Settings as RuleSettings, remove_kube_proxy};
-use crate::modes::{Drift, Leftovers, Mode, remove_all};
+use crate::modes::{Drift, Leftovers, Mode, Subject, remove_all};
 
 pub use cleanup::Remains;
 pub use doors::Doors;
@@ -260,6 +260,10 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
 
     fn operations(plan: &Plan) -> usize {
         plan.operations()
+    }
+
+    fn operations_by_subject(plan: &Plan) -> BTreeMap<Subject, usize> {
+        plan.operations_by_subject()
     }
 
     fn drift(&mut self) -> Result<Drift, Error> {

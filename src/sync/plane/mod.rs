@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::{ServicePort, ServicePortName, ServiceTable};
-use crate::modes::{Drift, Mode, ModeError};
+use crate::modes::{Drift, Mode, ModeError, Subject};
 
 use super::schedule::{Bounds, Schedule};
 
@@ -64,6 +64,8 @@ pub struct Report {
     pub wrote: bool,
     /// The kernel was not as it was left.
     pub repaired: bool,
+    /// What was put right then.
+    pub repairs: BTreeMap<Subject, usize>,
     /// ServicePorts that the kernel refused, with its words.
     pub refused: Vec<(ServicePortName, String)>,
 }
@@ -184,6 +186,9 @@ impl<M: Mode> Plane<M> {
         report.operations = M::operations(&plan);
         report.wrote = report.operations > 0;
         report.repaired = doubted && !changed && report.wrote;
+        if report.repaired {
+            report.repairs = M::operations_by_subject(&plan);
+        }
         if report.wrote && tracing::enabled!(tracing::Level::TRACE) {
             report.text = Some(plan.to_string());
         }
