@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod codec;
+mod configured;
 mod draining;
 pub mod lab;
 pub mod life;
@@ -10,3 +11,4 @@ mod pyroute2;
 mod refusals;
 mod reuse;
 mod schedulers;
+mod skeleton;
