@@ -10,9 +10,9 @@ PACKAGES_RUN  := iptables iproute2 kmod procps
 PACKAGES_BUILD := gcc libc6-dev
 # What the tests read the kernel back with, so that they do not rely on this project's own readers.
 # The kernel of the host may lack IPVS, so that its cases run in a guest kernel.
-PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus ipset ipvsadm user-mode-linux iputils-arping iputils-ping
+PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus ipset ipvsadm user-mode-linux iputils-arping iputils-ping python3 python3-pip
 
-.PHONY: all build demo test lint check unit bench clean packages-run packages-test cargo-deny
+.PHONY: all build demo test lint check unit bench clean packages-run packages-test pyroute2 cargo-deny
 
 all: build
 
@@ -23,7 +23,7 @@ demo: packages-run
 	$(CARGO) build --quiet
 	target/debug/ferrovia demo $(ARGS)
 
-test: packages-test lint unit
+test: packages-test pyroute2 lint unit
 
 # Everything that needs no privileges and no packages.
 lint: cargo-deny
@@ -44,6 +44,16 @@ packages-run:
 
 packages-test:
 	@$(call install,$(PACKAGES_TEST))
+
+# For the tests alone, and seen by nothing else.
+PYTHON_LIBRARY := $(or $(CARGO_TARGET_DIR),target)/python
+pyroute2: $(PYTHON_LIBRARY)/pyroute2
+
+$(PYTHON_LIBRARY)/pyroute2: tests/ipvs/requirements.txt
+	@rm -rf $(PYTHON_LIBRARY)
+	@python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+		--no-deps --only-binary :all: --require-hashes --target $(PYTHON_LIBRARY) --requirement $<
+	@touch $@
 
 cargo-deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked --quiet cargo-deny

@@ -55,8 +55,12 @@ fn ignored_cases(filter: &str) -> Vec<String> {
 
 /// Deals cases to guests so that all have about the same to do.
 fn share(mut cases: Vec<String>, guests: usize) -> Vec<Vec<String>> {
-    // All directories of `tests/golden` are one case.
-    let work = |case: &String| if case.contains("golden_cases") { 14 } else { 1 };
+    // All directories of `tests/golden` are one case, and 60,000 connections another.
+    let work = |case: &String| match &**case {
+        case if case.contains("golden_cases") => 14,
+        case if case.contains("reused_ports") => 14,
+        _ => 1,
+    };
     cases.sort_by_key(|case| std::cmp::Reverse(work(case)));
     let mut shares: BTreeMap<usize, (usize, Vec<String>)> =
         (0..guests.min(cases.len())).map(|guest| (guest, (0, Vec::new()))).collect();

@@ -9,6 +9,7 @@ use prometheus::{
 
 use super::register::{IP_FAMILY, PerFamily, Register};
 use crate::model::Family;
+use crate::modes::Subject;
 use crate::sync::objects::{Kind, Reason};
 
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct Own {
     pub draining: PerFamily<IntGaugeVec>,
     pub health_check_node_ports_unbound: PerFamily<IntGaugeVec>,
     pub(super) last_event_age: Gauge,
+    drift_repaired: IntCounterVec,
     problems: IntGaugeVec,
     undecodable_objects: IntCounterVec,
     stage_duration: HistogramVec,
@@ -55,6 +57,11 @@ impl Own {
             drift_repairs: register.family_counter(
                 "ferrovia_drift_repairs_total",
                 "Times that somebody else's change to our rules was found and undone",
+            )?,
+            drift_repaired: register.counters(
+                "ferrovia_drift_repaired_parts_total",
+                "What was put right at these times, by what it is",
+                &[IP_FAMILY, "kind"],
             )?,
             audits: register.family_counter(
                 "ferrovia_audits_total",
@@ -105,6 +112,13 @@ impl Own {
         self.problems.reset();
         for (reason, count) in counts {
             self.problems.with_label_values(&[reason.name()]).set((*count).try_into().unwrap_or(i64::MAX));
+        }
+    }
+
+    pub fn count_repaired(&self, family: Family, repairs: &BTreeMap<Subject, usize>) {
+        for (subject, count) in repairs {
+            let counter = self.drift_repaired.with_label_values(&[&*family.to_string(), subject.name()]);
+            counter.inc_by(*count as u64);
         }
     }
 

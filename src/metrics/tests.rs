@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::model::{Family, Protocol, ServicePortName};
-use crate::modes::Traffic;
+use crate::modes::{Subject, Traffic};
 use crate::sync::objects::{Kind, Reason};
 
 /// With every metric used once, so that all of them have series.
@@ -34,6 +34,7 @@ fn used() -> (Metrics, String) {
     }
     own.set_problems(&BTreeMap::from([(Reason::AddressInUse, 2)]));
     own.count_undecodable(Kind::Service);
+    own.count_repaired(family, &BTreeMap::from([(Subject::VirtualServer, 1), (Subject::Destination, 3)]));
     own.observe_stage(Stage::Plan, family, Duration::from_millis(1));
     metrics.note_event(now + Duration::from_secs(1));
     let text = metrics.encode(now + Duration::from_secs(4)).unwrap();
@@ -117,6 +118,8 @@ fn what_is_not_kube_proxys_bears_our_name() {
         "ferrovia_stage_duration_seconds_count{ip_family=\"IPv4\",stage=\"plan\"} 1",
         "ferrovia_last_event_age_seconds 3",
         "ferrovia_drift_repairs_total{ip_family=\"IPv4\"} 1",
+        "ferrovia_drift_repaired_parts_total{ip_family=\"IPv4\",kind=\"virtual server\"} 1",
+        "ferrovia_drift_repaired_parts_total{ip_family=\"IPv4\",kind=\"destination\"} 3",
         concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(text.contains(line), "{line}\n{text}");

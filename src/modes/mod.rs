@@ -56,6 +56,11 @@ pub trait Mode {
     /// How much a plan writes or removes: lines, messages, whatever the mode's unit is. 0 for nothing at all.
     fn operations(plan: &Self::Plan) -> usize;
 
+    /// The same, by what is written or removed.
+    fn operations_by_subject(plan: &Self::Plan) -> BTreeMap<Subject, usize> {
+        [(Subject::Rule, Self::operations(plan))].into()
+    }
+
     /// Whether somebody else may have changed what this mode wrote. Cheap enough to be called every second whatever the
     /// size of the table; a `Suspected` is settled by `observe` and `plan`.
     fn drift(&mut self) -> Result<Drift, Self::Error>;
@@ -73,7 +78,7 @@ pub trait Mode {
     }
 
     /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
-    /// there is no moment without any, and again when [`predecessors_wake`](Self::predecessors_wake) has come.
+    /// there is no moment without any, again after an error, and when [`predecessors_wake`](Self::predecessors_wake) has come.
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Self::Error>;
 
     /// When more of it may go: what connections go on through stays until they end.
@@ -103,6 +108,33 @@ pub trait Mode {
 
     /// Removes everything that this mode, in any version, may have created in this family.
     fn cleanup(&mut self) -> Result<(), Self::Error>;
+}
+
+/// What an operation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Of IPVS; its destinations are counted by themselves.
+    VirtualServer,
+    Destination,
+    /// An ipset, or a member of one.
+    Set,
+    /// By which the node takes packets to virtual addresses, as a route or of a device.
+    Address,
+    /// Whatever an iptables or nft command would write.
+    Rule,
+}
+
+impl Subject {
+    /// As in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::VirtualServer => "virtual server",
+            Subject::Destination => "destination",
+            Subject::Set => "set",
+            Subject::Address => "address",
+            Subject::Rule => "rule",
+        }
+    }
 }
 
 /// Why a mode could not do its work.

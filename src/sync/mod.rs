@@ -6,6 +6,7 @@ pub mod compile;
 pub mod conntrack;
 pub mod objects;
 pub mod plane;
+mod predecessors;
 pub mod report;
 pub mod schedule;
 pub mod sources;
@@ -17,12 +18,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::conntrack::Conntrack;
 use crate::model::{Family, ServiceTable};
-use crate::modes::{Mode, ModeError};
+use crate::modes::Mode;
 
 use compile::Compiler;
 use conntrack::Reconciler;
 use objects::Event;
 use plane::Plane;
+use predecessors::Predecessors;
 use report::Reporter;
 use store::Store;
 
@@ -99,24 +101,6 @@ struct Path<M: Mode> {
     traffic_due: Option<Instant>,
 }
 
-/// What other proxies may have left in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Predecessors {
-    Unknown,
-    /// Connections go on through what is left of them.
-    Leaving(Instant),
-    Retired,
-}
-
-impl Predecessors {
-    fn wake(self) -> Option<Instant> {
-        match self {
-            Predecessors::Leaving(wake) => Some(wake),
-            Predecessors::Unknown | Predecessors::Retired => None,
-        }
-    }
-}
-
 impl<M: Mode> Sync<M> {
     pub fn new(
         store: Store,
@@ -129,7 +113,7 @@ impl<M: Mode> Sync<M> {
             .into_iter()
             .map(|(table, plane)| {
                 let flows = Reconciler::default();
-                let predecessors = Predecessors::Unknown;
+                let predecessors = Predecessors::default();
                 let (flows_due, traffic_due) = (None, None);
                 (table, Path { plane, flows, flows_due, triggers: Vec::new(), predecessors, traffic_due })
             })
@@ -180,13 +164,7 @@ impl<M: Mode> Sync<M> {
             return LONGEST;
         }
         let now = Instant::now();
-        let wakes = self
-            .paths
-            .iter()
-            .flat_map(|path| {
-                [Some(path.plane.wake()), path.flows_due, path.predecessors.wake(), path.traffic_due]
-            })
-            .flatten();
+        let wakes = self.paths.iter().flat_map(Path::wakes);
         wakes.min().map_or(LONGEST, |wake| wake.saturating_duration_since(now).min(LONGEST))
     }
 
@@ -225,6 +203,12 @@ impl<M: Mode> Sync<M> {
 }
 
 impl<M: Mode> Path<M> {
+    fn wakes(&self) -> impl Iterator<Item = Instant> {
+        [Some(self.plane.wake()), self.flows_due, self.predecessors.due(), self.traffic_due]
+            .into_iter()
+            .flatten()
+    }
+
     fn work(&mut self, table: &mut ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
         if let Err(error) = self.plane.tick(table, Instant::now()) {
             reporter.drift_unknown(table.family(), &error);
@@ -232,7 +216,7 @@ impl<M: Mode> Path<M> {
         if self.plane.is_due(Instant::now()) {
             self.write(table, reporter);
         }
-        if self.predecessors.wake().is_some_and(|wake| wake <= Instant::now()) {
+        if self.predecessors.due().is_some_and(|due| due <= Instant::now()) {
             self.retire_predecessors(table.family(), reporter);
         }
         if self.traffic_due.is_some_and(|due| due <= Instant::now()) {
@@ -256,26 +240,20 @@ impl<M: Mode> Path<M> {
                 if self.traffic_due.is_none() && self.plane.mode.counts_traffic() {
                     self.traffic_due = Some(Instant::now());
                 }
-                if self.predecessors == Predecessors::Unknown {
-                    self.retire_predecessors(table.family(), reporter);
-                }
+                self.predecessors.replaced(Instant::now());
             }
             Err(error) => reporter.failed(table.family(), &error),
         }
     }
 
-    /// Only after rules of our own are in: a change from another proxy then loses no connection.
     fn retire_predecessors(&mut self, family: Family, reporter: &Reporter) {
-        let now = Instant::now();
-        let result = self.plane.mode.retire_predecessors(now);
-        self.predecessors = match self.plane.mode.predecessors_wake() {
-            Some(wake) => Predecessors::Leaving(wake),
-            None if result.as_ref().is_err_and(ModeError::is_transient) => Predecessors::Unknown,
-            None => Predecessors::Retired,
+        let mode = &mut self.plane.mode;
+        let retire = || {
+            let result = mode.retire_predecessors(Instant::now());
+            (result, mode.predecessors_wake())
         };
-        if let Err(error) = result {
-            reporter.predecessors_remain(family, &error);
-        }
+        let news = self.predecessors.attempt(retire, Instant::now);
+        reporter.predecessors(family, news);
     }
 
     fn read_traffic(&mut self, table: &ServiceTable, reporter: &Reporter) {

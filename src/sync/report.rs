@@ -18,6 +18,7 @@ use super::compile::{Compiler, Problem};
 use super::conntrack::Outcome;
 use super::objects::{Event, FieldProblem, Kind, Reason};
 use super::plane;
+use super::predecessors::News;
 use super::sources::{EventRecorder, Regarding};
 use super::store::Store;
 
@@ -124,6 +125,7 @@ impl Reporter {
         if report.repaired {
             tracing::warn!(%family, took = ?took, "Somebody else had changed our rules; repaired");
             self.metrics.own.drift_repairs.of(family).inc();
+            self.metrics.own.count_repaired(family, &report.repairs);
         } else if report.wrote {
             tracing::info!(
                 %family, services = table.ports().len(), operations = report.operations, took = ?took, "Synced"
@@ -173,8 +175,14 @@ impl Reporter {
         }
     }
 
-    pub fn predecessors_remain(&self, family: Family, error: &impl Display) {
-        tracing::warn!(%family, error = %error, "Cannot remove what an earlier proxy left");
+    pub fn predecessors(&self, family: Family, news: Option<News>) {
+        match news {
+            Some(News::Remain(error)) => {
+                tracing::warn!(%family, error, "Cannot remove what an earlier proxy left; it is tried again");
+            }
+            Some(News::Gone) => tracing::info!(%family, "What an earlier proxy left is gone"),
+            None => {}
+        }
     }
 
     pub fn flows(&self, family: Family, took: Duration, result: &Result<Outcome, ConntrackError>) {

@@ -20,18 +20,18 @@ fn run(namespace: &Namespace, script: &str) -> String {
 }
 
 /// A network where packets to everywhere go to lo. Without any the kernel takes no IPv4 destination: no address is unicast.
-fn network() -> Namespace {
+pub(super) fn network() -> Namespace {
     let namespace = Namespace::new().unwrap();
     run(&namespace, "ip link set lo up; ip route add default dev lo");
     namespace
 }
 
 /// Works with the table of a namespace.
-fn with<T: Send>(namespace: &Namespace, work: impl FnOnce(&mut KernelIpvs) -> T + Send) -> T {
+pub(super) fn with<T: Send>(namespace: &Namespace, work: impl FnOnce(&mut KernelIpvs) -> T + Send) -> T {
     namespace.run(|| work(&mut KernelIpvs::open().unwrap())).unwrap()
 }
 
-fn execute(namespace: &Namespace, commands: &[Command]) -> Result<(), IpvsError> {
+pub(super) fn execute(namespace: &Namespace, commands: &[Command]) -> Result<(), IpvsError> {
     with(namespace, |ipvs| ipvs.execute(commands))
 }
 
@@ -47,7 +47,7 @@ fn saved(namespace: &Namespace) -> Vec<String> {
 }
 
 /// As the door reads it: the commands that would make it.
-fn listed(namespace: &Namespace) -> Vec<String> {
+pub(super) fn listed(namespace: &Namespace) -> Vec<String> {
     let mut commands: Vec<_> = with(namespace, all).iter().map(Command::to_string).collect();
     commands.sort();
     commands
@@ -87,7 +87,7 @@ fn to(text: &str, weight: u32) -> Destination {
 }
 
 /// Every way of matching, choosing and forwarding that ipvsadm has options for.
-fn everything() -> Vec<Command> {
+pub(super) fn everything() -> Vec<Command> {
     let services = services();
     let mark = VirtualServer::Mark { family: Family::V4, mark: 7 };
     let mark_6 = VirtualServer::Mark { family: Family::V6, mark: 7 };

@@ -113,8 +113,16 @@ pub fn distribution(rig: &Rig, from: &str, to: &str, connections: usize) -> BTre
 
 /// A metric of IPv4 as it stands in `/metrics`; 0 where it is not there.
 pub fn metric(rig: &Rig, name: &str) -> u64 {
+    value(rig, &format!("{name}{{ip_family=\"IPv4\"}} "))
+}
+
+/// How many things of a kind were put right, as told.
+pub fn repaired(rig: &Rig, kind: &str) -> u64 {
+    value(rig, &format!("ferrovia_drift_repaired_parts_total{{ip_family=\"IPv4\",kind=\"{kind}\"}} "))
+}
+
+fn value(rig: &Rig, series: &str) -> u64 {
     let (_, text) = get(&rig.lab, address("127.0.0.1:10249"), "/metrics").unwrap();
-    let begin = format!("{name}{{ip_family=\"IPv4\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&begin));
+    let value = text.lines().find_map(|line| line.strip_prefix(series));
     value.map_or(0, |value| value.parse().unwrap())
 }

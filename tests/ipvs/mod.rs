@@ -2,11 +2,14 @@
 
 mod by_hand;
 mod codec;
+mod configured;
 mod draining;
 pub mod lab;
 pub mod life;
 mod node;
+mod pyroute2;
 mod refusals;
 mod reuse;
 mod schedulers;
+mod skeleton;
 mod switching;

@@ -3,7 +3,7 @@
 use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
 
-use super::lab::{WEB, options, shell, start, web, without_proxy};
+use super::lab::{shell, start, web, without_proxy};
 use crate::common::rig::{Rig, SOON, address, eventually};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
@@ -96,13 +96,4 @@ fn y12_a_set_that_is_too_small_grows() {
     let set = rig.run("ipset save FERRO-4-SERVED");
     assert!(set.contains("maxelem 4194304") && set.contains("10.96.0.10,tcp:80"), "{set}");
     assert!(!set.contains("192.0.2.1"), "{set}");
-}
-
-#[test]
-#[ignore = "needs IPVS: the guest kernel runs it"]
-fn timeouts_are_set_and_others_stay() {
-    let rig = start(&[("web.yaml", &web("", &PODS))], &["--ipvs-tcp-timeout=20m", "--ipvs-udp-timeout=77s"]);
-    let timeouts = rig.run("ipvsadm -Ln --timeout");
-    assert_eq!(timeouts.trim(), "Timeout (tcp tcpfin udp): 1200 120 77");
-    assert_eq!(options(&rig, WEB), "rr");
 }

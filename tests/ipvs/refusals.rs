@@ -8,11 +8,11 @@ use std::time::Duration;
 use ferrovia::kernel::netns::Namespace;
 
 use super::lab::{WEB, at, distribution, shell, start, web, without_proxy};
-use crate::common::rig::{PROGRAM, Rig, SOON, eventually};
+use crate::common::rig::{PATIENCE, PROGRAM, Rig, SOON, eventually};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
 
-/// kube-router#674: a set that a rule of somebody else asks cannot be destroyed. Nothing has to be.
+/// kube-router#674: a set that a rule of somebody else asks cannot be destroyed. It is, once that rule has gone.
 #[test]
 #[ignore = "needs IPVS: the guest kernel runs it"]
 fn i8_a_set_that_others_use_harms_nothing() {
@@ -34,7 +34,13 @@ fn i8_a_set_that_others_use_harms_nothing() {
     for part in ["cannot destroy KUBE-CLUSTER-IP", "in use by a rule"] {
         assert!(rig.log().contains(part), "{part} is not in\n{}", rig.log());
     }
-    assert!(!rig.run("ipset list -n").contains("KUBE-SOURCE"), "the others go");
+    let has = |set: &str| rig.run("ipset list -n").lines().any(|name| name == set);
+    assert!(has("KUBE-CLUSTER-IP") && !has("KUBE-SOURCE"), "the others go");
+    shell(&rig, "iptables-legacy -D INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst");
+    assert!(eventually(PATIENCE, || !has("KUBE-CLUSTER-IP")), "{}", rig.log());
+    let told = || rig.log().contains("What an earlier proxy left is gone");
+    assert!(eventually(SOON, told), "{}", rig.log());
+    assert_eq!(rig.log().matches("cannot destroy KUBE-CLUSTER-IP").count(), 1, "{}", rig.log());
 }
 
 /// I4: the counters are those of before.

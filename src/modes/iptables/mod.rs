@@ -161,13 +161,14 @@ impl<D: Door> Mode for Iptables<D> {
 
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
         // Reading all rules once more takes seconds at 10,000 Services, and most starts are not the first one.
-        let here = match std::mem::take(&mut self.kube_proxy) {
+        let here = match self.kube_proxy {
             true => {
                 self.rules.forget();
                 remove_kube_proxy(self.rules.door())
             }
             false => Ok(()),
         };
+        self.kube_proxy &= here.is_err();
         let there = self.predecessors.retire(now).map_err(Error::Leftovers);
         here.map_err(Error::Cleanup).and(there)
     }

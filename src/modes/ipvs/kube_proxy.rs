@@ -44,6 +44,7 @@ impl Leftovers for KubeProxy {
         if has_device {
             theirs.addresses = DummyDevice::open(self.family)?.list(self.family)?.into_keys().collect();
         }
+        theirs.node_addresses = links::addresses()?.into_iter().collect();
         theirs.read_node_ports(&mut sets, self.family)?;
         self.remove_servers(&theirs, &mut sets)?;
         if has_device {
@@ -96,6 +97,7 @@ pub(super) fn remove_device_if_bare() -> Result<(), VirtualAddressError> {
 #[derive(Debug, Default)]
 struct Theirs {
     addresses: BTreeSet<IpAddr>,
+    node_addresses: BTreeSet<IpAddr>,
     node_ports: BTreeSet<(Protocol, u16)>,
 }
 
@@ -123,7 +125,8 @@ impl Theirs {
     fn has(&self, at: &VirtualServer) -> bool {
         match *at {
             VirtualServer::Address { address, protocol, port } => {
-                self.addresses.contains(&address) || self.node_ports.contains(&(protocol, port))
+                let is_node_port = self.node_ports.contains(&(protocol, port));
+                self.addresses.contains(&address) || is_node_port && self.node_addresses.contains(&address)
             }
             VirtualServer::Mark { .. } => false,
         }

@@ -33,7 +33,7 @@ use crate::kernel::ipvs::VirtualServer;
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::{Settings as RuleSettings, remove_kube_proxy};
-use crate::modes::{Drift, Leftovers, Mode, Predecessors};
+use crate::modes::{Drift, Leftovers, Mode, Predecessors, Subject};
 
 pub use cleanup::Remains;
 pub use departure::LONGEST_DEPARTURE;
@@ -264,6 +264,10 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
         plan.operations()
     }
 
+    fn operations_by_subject(plan: &Plan) -> BTreeMap<Subject, usize> {
+        plan.operations_by_subject()
+    }
+
     fn drift(&mut self) -> Result<Drift, Error> {
         let rules = self.skeleton.drift().map_err(error::observing)?;
         let disturbed = self.doors.addresses.disturbed().map_err(error::observing)?;
@@ -274,13 +278,14 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     }
 
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
-        let here = match std::mem::take(&mut self.kube_proxy) {
+        let here = match self.kube_proxy {
             true => {
                 self.skeleton.rules.forget();
                 remove_kube_proxy(self.skeleton.rules.door())
             }
             false => Ok(()),
         };
+        self.kube_proxy &= here.is_err();
         let there = self.predecessors.retire(now).map_err(Error::Leftovers);
         // Those that kube-proxy's device had are free now.
         self.try_occupied();

@@ -13,6 +13,7 @@ use crate::kernel::ipset::{Change, Definition, Element, Member};
 use crate::kernel::ipvs::{Command, VirtualServer};
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, ServicePortName};
+use crate::modes::Subject;
 
 /// The steps in their order, and what is known when they are done. `Display` is the steps as shell commands, with the
 /// input of iptables-restore where rules are written.
@@ -79,8 +80,34 @@ impl Plan {
         self.steps.iter().map(Step::operations).sum()
     }
 
+    pub fn operations_by_subject(&self) -> BTreeMap<Subject, usize> {
+        let mut counts = BTreeMap::new();
+        for step in &self.steps {
+            match step {
+                Step::Servers(commands) => {
+                    commands.iter().for_each(|command| *counts.entry(subject(command)).or_default() += 1);
+                }
+                Step::Create(_) | Step::Replace(..) | Step::Sets(_) => {
+                    *counts.entry(Subject::Set).or_default() += step.operations();
+                }
+                Step::Rules(_) => *counts.entry(Subject::Rule).or_default() += step.operations(),
+                Step::Addresses(_) => *counts.entry(Subject::Address).or_default() += step.operations(),
+            }
+        }
+        counts
+    }
+
     pub fn is_empty(&self) -> bool {
         self.operations() == 0
+    }
+}
+
+fn subject(command: &Command) -> Subject {
+    match command {
+        Command::AddService(_) | Command::SetService(_) | Command::DeleteService(_) => Subject::VirtualServer,
+        Command::AddDestination(..) | Command::SetDestination(..) | Command::DeleteDestination(..) => {
+            Subject::Destination
+        }
     }
 }
 

@@ -242,10 +242,16 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// A member goes with the destination that it was for: where one endpoint takes the place of another on this node,
+    /// that is a message less.
     fn hairpin(&mut self) {
+        self.touched.hairpin.extend(self.outcome.drained.iter().map(|(_, to)| to.ip()));
+        let draining: BTreeSet<_> = self.outcome.draining.iter().map(|(_, to)| to.ip()).collect();
         for address in std::mem::take(&mut self.touched.hairpin) {
-            let wanted = self.want.hairpin().contains_key(&address);
-            self.element(Set::Hairpin, render::of_hairpin(address), wanted);
+            let element = render::of_hairpin(address);
+            let stays = draining.contains(&address) && self.held.has(Set::Hairpin, &element);
+            let wanted = stays || self.want.hairpin().contains_key(&address);
+            self.element(Set::Hairpin, element, wanted);
         }
     }
 

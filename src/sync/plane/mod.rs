@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::{ServicePort, ServicePortName, ServiceTable};
-use crate::modes::{Drift, Mode, ModeError};
+use crate::modes::{Drift, Mode, ModeError, Subject};
 
 use super::schedule::{Bounds, Schedule};
 
@@ -64,6 +64,8 @@ pub struct Report {
     pub wrote: bool,
     /// The kernel was not as it was left.
     pub repaired: bool,
+    /// What was put right then.
+    pub repairs: BTreeMap<Subject, usize>,
     /// ServicePorts that the kernel refused, with its words.
     pub refused: Vec<(ServicePortName, String)>,
 }
@@ -191,12 +193,13 @@ impl<M: Mode> Plane<M> {
         if self.mode.wake().is_some_and(|wake| wake <= clock()) {
             self.mode.refresh(clock())?;
         }
+        report.repaired = doubted && !changed;
         self.carry_out(table, &mut report, clock)?;
         while self.mode.is_halfway() {
             self.carry_out(table, &mut report, clock)?;
         }
         report.wrote = report.operations > 0;
-        report.repaired = doubted && !changed && report.wrote;
+        report.repaired &= report.wrote;
         report.draining = self.mode.draining();
         self.knowledge = Knowledge::Certain;
         table.settle();
@@ -214,6 +217,12 @@ impl<M: Mode> Plane<M> {
         report.plan += clock() - planning;
         let operations = M::operations(&plan);
         report.operations += operations;
+        if report.repaired {
+            let repairs = M::operations_by_subject(&plan);
+            repairs
+                .into_iter()
+                .for_each(|(subject, count)| *report.repairs.entry(subject).or_default() += count);
+        }
         if operations > 0 && tracing::enabled!(tracing::Level::TRACE) {
             *report.text.get_or_insert_default() += &plan.to_string();
         }

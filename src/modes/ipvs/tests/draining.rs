@@ -53,6 +53,33 @@ fn i1_one_without_connections_goes_a_second_later() {
     assert_as_from_scratch(&bench, &table);
 }
 
+/// At most three at a time, as issue #3 asks.
+#[test]
+fn one_endpoint_in_the_place_of_another_on_this_node_is_three_messages() {
+    let here = |last| {
+        let cluster = [endpoint_in(Family::V4, last, Locality::Local)].into();
+        ServicePort { cluster, ..web([last]) }
+    };
+    let mut table = table_of(Family::V4, [here(5)]);
+    let mut bench = Bench::new(Family::V4);
+    bench.sync(&mut table);
+    table.set(here(6));
+    assert_eq!(
+        bench.sync(&mut table),
+        "ipset add FERRO-4-HAIRPIN 10.244.1.6,10.244.1.6\n\
+         ipvsadm -a -t 10.96.0.1:80 -r 10.244.1.6:8080 -m -w 1\n\
+         ipvsadm -e -t 10.96.0.1:80 -r 10.244.1.5:8080 -m -w 0\n"
+    );
+    bench = bench.restart();
+    assert_eq!(bench.observe_and_sync(&mut table), "", "it drains still");
+    bench.wait(1);
+    assert_eq!(
+        bench.sync(&mut table),
+        "ipvsadm -d -t 10.96.0.1:80 -r 10.244.1.5:8080\nipset del FERRO-4-HAIRPIN 10.244.1.5,10.244.1.5\n"
+    );
+    assert_as_from_scratch(&bench, &table);
+}
+
 #[test]
 fn i1_connections_that_are_closing_count() {
     let (mut bench, mut table) = leaving(Settings::default());
