@@ -78,17 +78,33 @@ fn killed_at(node: &Node, command: &str, pod: &Pod, (name, count): &Moment) -> b
     !strace(node, command, pod, &["-o", "/dev/null", "-e", &inject]).status.success()
 }
 
-/// Row N7: kill -9 at every system call of ADD, then what the runtime owes: DEL or GC.
+/// Row N7: kill -9 at every system call of the first ADD of a node, then what the runtime owes: DEL or GC.
+#[test]
+fn n7_the_first_add_killed_at_any_system_call_loses_nothing() {
+    let node = node();
+    kill_adds(&node, &|| {
+        let _ = fs::remove_dir_all(node.path("state"));
+    });
+}
+
+/// Row N7: the same for a later one.
 #[test]
 fn n7_add_killed_at_any_system_call_loses_nothing() {
     let node = node();
+    node.add(&Pod::new("first")).success();
+    node.gc(&[]).success();
+    kill_adds(&node, &|| {});
+}
+
+fn kill_adds(node: &Node, prepare: &dyn Fn()) {
     let pod = Pod::new("a");
-    let moments = moments(&node, "ADD", &pod);
+    let moments = moments(node, "ADD", &pod);
     node.del(&pod).success();
     let mut kills = 0;
     for (number, moment) in moments.iter().enumerate() {
         let pod = Pod::new("a");
-        kills += usize::from(killed_at(&node, "ADD", &pod, moment));
+        prepare();
+        kills += usize::from(killed_at(node, "ADD", &pod, moment));
         if number % 2 == 0 {
             node.del(&pod).success()
         } else {
@@ -96,7 +112,7 @@ fn n7_add_killed_at_any_system_call_loses_nothing() {
         };
         node.assert_empty();
         if number % 10 == 0 {
-            assert_nothing_lost(&node, &format!("at {moment:?}"));
+            assert_nothing_lost(node, &format!("at {moment:?}"));
         }
     }
     assert!(kills > 50 && kills * 10 > moments.len() * 9, "{kills} of {moments:?}");

@@ -86,8 +86,12 @@ impl Node {
     pub fn with_ranges(ranges: &[&str]) -> Self {
         let (namespace, client) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         let directory = tempfile::tempdir().unwrap();
+        for namespace in [&namespace, &client] {
+            // Until an interface knows its link-local address to be its own, it asks nobody for neighbours.
+            run(namespace, "sysctl -q -w net.ipv6.conf.default.accept_dad=0");
+            run(namespace, "ip link set lo up");
+        }
         let peer = client.as_fd().as_raw_fd();
-        run(&namespace, "ip link set lo up");
         let peer = format!("/proc/{}/fd/{peer}", std::process::id());
         run(&namespace, "ip link add uplink type veth peer name eth0");
         let status = namespace.command("ip").unwrap();
@@ -245,11 +249,9 @@ impl Pod {
     /// Of its interface, without link-local ones.
     pub fn addresses(&self) -> Vec<String> {
         let links = read(&self.namespace, "ip -json address show dev eth0 scope global");
-        let infos = links[0]["addr_info"].as_array().unwrap().clone();
-        infos
-            .iter()
-            .map(|info| format!("{}/{}", info["local"].as_str().unwrap(), info["prefixlen"]))
-            .collect()
+        let infos = links[0]["addr_info"].as_array().unwrap();
+        let address = |info: &Value| Some(format!("{}/{}", info["local"].as_str()?, info["prefixlen"]));
+        infos.iter().filter_map(address).collect()
     }
 
     pub fn has_interface(&self) -> bool {
