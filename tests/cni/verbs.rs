@@ -101,7 +101,7 @@ fn check_tells_what_differs() {
         (false, "ip route del default".into(), "no route to 0.0.0.0/0"),
         (false, "ip -6 route del default".into(), "no route to ::/0"),
         (false, "ip link set eth0 address 02:00:00:00:00:01".into(), "hardware address 02:00:00:00:00:01"),
-        (false, "ip link set eth0 mtu 1400".into(), "MTU 1400"),
+        (false, "ip link set eth0 mtu 9000".into(), "MTU 9000, above 1500"),
         (false, "ip link del eth0".into(), "is missing"),
         (true, format!("ip link set {node_end} down"), "is down"),
         (true, "ip route del 10.244.1.0 proto 103".into(), "no route to"),

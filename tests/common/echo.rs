@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ferrovia::kernel::netns::Namespace;
@@ -13,11 +13,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_millis(700);
 
 /// Serves until it is dropped.
-pub struct Server(Arc<AtomicBool>);
+pub struct Server {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -38,6 +42,7 @@ fn bind_tcp(address: &str) -> TcpListener {
     let address: SocketAddr = address.parse().unwrap();
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket(family, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseaddr(&socket, true).unwrap();
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true).unwrap();
     }
@@ -60,14 +65,14 @@ pub fn udp(namespace: &Namespace, address: &str) -> Server {
 
 fn serve(mut work: impl FnMut() + Send + 'static) -> Server {
     let ends = Arc::new(AtomicBool::new(false));
-    let server = Server(Arc::clone(&ends));
-    thread::spawn(move || {
-        while !ends.load(Ordering::Relaxed) {
+    let end = Arc::clone(&ends);
+    let thread = thread::spawn(move || {
+        while !end.load(Ordering::Relaxed) {
             work();
             thread::sleep(Duration::from_millis(5));
         }
     });
-    server
+    Server { ends, thread: Some(thread) }
 }
 
 /// What a server says, `None` where there is none.

@@ -131,8 +131,9 @@ fn attach(
 
 /// Takes everything back. What cannot be is left to the DEL that the runtime owes.
 fn roll_back(config: &Config, node: &mut Node, key: &AttachmentKey, pod: &PodLink) {
-    if !config.runtime_config.port_mappings.is_empty() {
-        let closed = host_ports::close(&pod.node_end, &pod.addresses);
+    let mappings = &config.runtime_config.port_mappings;
+    if !mappings.is_empty() {
+        let closed = host_ports::close(&pod.node_end, &pod.addresses, mappings);
         node::note(closed.map_err(CniError::from));
     }
     let removed = link::disconnect(&mut node.network, &pod.node_end);

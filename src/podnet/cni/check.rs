@@ -24,7 +24,7 @@ pub fn check(config: &Config, parameters: &Parameters) -> Result<(), CniError> {
     let key = node::key(parameters);
     let node_end = check_node_end(&mut node, &key.node_end(&config.name), &held)?;
     let namespace = open_namespace(parameters)?;
-    let pod_end = namespace.run(|| check_pod(&result, interface, &ips))??;
+    let pod_end = namespace.run(|| check_pod(&result, interface, &ips, node_end.mtu))??;
     if let Some(limits) = config.runtime_config.bandwidth {
         bandwidth::check(&mut node.network, &namespace, (node_end.link, pod_end), limits)?;
     }
@@ -64,8 +64,14 @@ fn check_node_end(node: &mut Node, name: &str, held: &[IpAddr]) -> Result<Instal
     Ok(found)
 }
 
-/// In the namespace of the pod.
-fn check_pod(result: &CniResult, interface: &Interface, ips: &[&Ip]) -> Result<Link, CniError> {
+/// In the namespace of the pod. A later plugin may have lowered the MTU without telling, but what the node's end does not
+/// take is lost.
+fn check_pod(
+    result: &CniResult,
+    interface: &Interface,
+    ips: &[&Ip],
+    largest_mtu: u32,
+) -> Result<Link, CniError> {
     let mut network = Network::open()?;
     let name = &interface.name;
     let found = network.find_link(name)?.ok_or_else(|| differs(format!("{name} is missing")))?;
@@ -76,8 +82,8 @@ fn check_pod(result: &CniResult, interface: &Interface, ips: &[&Ip]) -> Result<L
     if !interface.mac.is_empty() && !mac.eq_ignore_ascii_case(&interface.mac) {
         return Err(differs(format!("{name} has the hardware address {mac} instead of {}", interface.mac)));
     }
-    if interface.mtu.is_some_and(|mtu| mtu != found.mtu) {
-        return Err(differs(format!("{name} has the MTU {}", found.mtu)));
+    if found.mtu > largest_mtu {
+        return Err(differs(format!("{name} has the MTU {}, above {largest_mtu}", found.mtu)));
     }
     let addresses = network.addresses(found.link)?;
     if let Some(ip) = ips.iter().find(|ip| !addresses.contains(&ip.address)) {

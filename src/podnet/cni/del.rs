@@ -29,7 +29,7 @@ pub fn remove(
     let node_end = key.node_end(&config.name);
     link::disconnect(&mut node.network, &node_end)?;
     let held = node::note(node.held_by(key)).filter(|held| !held.is_empty());
-    host_ports::close(&node_end, &held.unwrap_or(told))?;
+    host_ports::close(&node_end, &held.unwrap_or(told), &config.runtime_config.port_mappings)?;
     node::note(node.release(key));
     Ok(())
 }

@@ -67,10 +67,14 @@ trait Ports {
 
 /// `None` on a node that cannot have any.
 fn ports() -> Result<Option<Box<dyn Ports>>, HostPortError> {
-    if let Some(ports) = NftablesPorts::find() {
-        return Ok(Some(Box::new(ports)));
+    match nftables() {
+        Some(ports) => Ok(Some(ports)),
+        None => Ok(IptablesPorts::find()?.map(|ports| Box::new(ports) as Box<dyn Ports>)),
     }
-    Ok(IptablesPorts::find()?.map(|ports| Box::new(ports) as Box<dyn Ports>))
+}
+
+fn nftables() -> Option<Box<dyn Ports>> {
+    NftablesPorts::find().map(|ports| Box::new(ports) as Box<dyn Ports>)
 }
 
 /// Opens ports for the pod whose link at the node is called `owner`.
@@ -86,9 +90,11 @@ pub fn open(owner: &str, addresses: &[IpAddr], mappings: &[PortMapping]) -> Resu
     Ok(())
 }
 
-/// Closes whatever ports are open for `owner`, and forgets the UDP flows to its addresses.
-pub fn close(owner: &str, addresses: &[IpAddr]) -> Result<(), HostPortError> {
-    let Some(mut ports) = ports()? else { return Ok(()) };
+/// Closes whatever ports are open for `owner`, and forgets the UDP flows to its addresses. What was mapped only tells
+/// whether it is worth to start iptables, where that is needed.
+pub fn close(owner: &str, addresses: &[IpAddr], mappings: &[PortMapping]) -> Result<(), HostPortError> {
+    let found = if mappings.is_empty() { nftables() } else { ports()? };
+    let Some(mut ports) = found else { return Ok(()) };
     for family in Family::ALL {
         let removed = ports.remove(family, &|other| other == owner)?;
         let of_family = addresses.iter().copied().filter(|address| Family::of(*address) == family);
