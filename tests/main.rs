@@ -4,6 +4,7 @@ mod common;
 
 mod bad_input;
 mod cluster;
+mod cni;
 mod conntrack;
 mod demo;
 mod faults;

@@ -1,7 +1,9 @@
 //! The door to network namespaces.
 //!
 //! A [`Namespace`] has no name anywhere: it lives as long as this process holds it or a process runs in it, so that
-//! nothing is left behind even by `kill -9`.
+//! nothing is left behind even by `kill -9`. An [`OpenedNamespace`] is somebody else's.
+
+mod opened;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,6 +19,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+pub use opened::OpenedNamespace;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {

@@ -1,10 +1,22 @@
-//! The door to interfaces, addresses, routes and rules (rtnetlink): what setting up a network needs of it.
+//! The door to interfaces, addresses, routes, rules, neighbours and queueing disciplines (rtnetlink): what setting up a
+//! network needs of it.
 //!
 //! Each function acts in the network namespace of the thread that opened the [`Network`].
 
+pub mod address;
+mod change;
+mod hardware;
+pub mod link;
+pub mod neighbour;
+mod query;
+pub mod queue;
+pub mod route;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use libc::{NLM_F_CREATE, NLM_F_EXCL};
@@ -12,6 +24,12 @@ use netlink_sys::constants::NETLINK_ROUTE;
 
 use super::netlink::{Connection, NetlinkError, Request};
 use crate::model::Family;
+
+pub use change::Change;
+pub use hardware::{HardwareAddress, ParseHardwareAddressError};
+pub use link::{InstalledLink, VethEnd};
+pub use query::InstalledRoute;
+pub use route::Route;
 
 /// `VETH_INFO_PEER` of `linux/veth.h`: an `ifinfomsg` and its attributes.
 const VETH_INFO_PEER: u16 = 1;
@@ -27,9 +45,25 @@ pub struct NetworkError {
     source: NetlinkError,
 }
 
+impl NetworkError {
+    /// The errno with which the kernel refused.
+    pub fn refusal(&self) -> Option<i32> {
+        self.source.refusal()
+    }
+}
+
 /// An interface, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link(u32);
+
+impl Link {
+    /// `lo`, in every network namespace.
+    pub const LOOPBACK: Link = Link(1);
+
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// Where a packet goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,18 +116,7 @@ impl Network {
         peer: &str,
         namespace: BorrowedFd<'_>,
     ) -> Result<Link, NetworkError> {
-        let mut request = Request::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &[0; INTERFACE_MESSAGE]);
-        request.text(libc::IFLA_IFNAME, name).nested(libc::IFLA_LINKINFO, |info| {
-            info.text(libc::IFLA_INFO_KIND, "veth").nested(libc::IFLA_INFO_DATA, |data| {
-                data.nested(VETH_INFO_PEER, |attributes| {
-                    attributes.fixed(&[0; INTERFACE_MESSAGE]);
-                    attributes
-                        .text(libc::IFLA_IFNAME, peer)
-                        .attribute(libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
-                });
-            });
-        });
-        self.execute(request, || format!("add veth {name} with peer {peer}"))?;
+        self.apply([link::add_veth(&VethEnd::named(name), &VethEnd::named(peer), namespace)])?;
         self.link(name)
     }
 
@@ -106,19 +129,12 @@ impl Network {
 
     /// `ip link set LINK up`
     pub fn up(&mut self, link: Link) -> Result<(), NetworkError> {
-        let request = Request::new(libc::RTM_SETLINK, 0, &interface_message(link, libc::IFF_UP as u32));
-        self.execute(request, || format!("set link {} up", link.0))
+        self.apply([link::up(link)])
     }
 
     /// `ip address add ADDRESS dev LINK nodad`: an IPv6 address is usable at once.
     pub fn add_address(&mut self, link: Link, address: IpNet) -> Result<(), NetworkError> {
-        let [i0, i1, i2, i3] = link.0.to_ne_bytes();
-        let fixed =
-            [family(address.addr()), address.prefix_len(), libc::IFA_F_NODAD as u8, 0, i0, i1, i2, i3];
-        let mut request = Request::new(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &fixed);
-        let octets = octets(address.addr());
-        request.attribute(libc::IFA_LOCAL, &octets).attribute(libc::IFA_ADDRESS, &octets);
-        self.execute(request, || format!("add address {address} to link {}", link.0))
+        self.apply([address::add(link, address, address::Scope::Global)])
     }
 
     /// `ip route add DESTINATION [via GATEWAY] dev LINK table TABLE`
@@ -128,19 +144,7 @@ impl Network {
         hop: Hop,
         table: RoutingTable,
     ) -> Result<(), NetworkError> {
-        let scope = if hop.gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
-        let family = family(destination.addr());
-        let mut fixed = [0; 12];
-        fixed[..2].copy_from_slice(&[family, destination.prefix_len()]);
-        fixed[4..8].copy_from_slice(&[table.number(), libc::RTPROT_STATIC, scope, libc::RTN_UNICAST]);
-        let mut request = Request::new(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &fixed);
-        request
-            .attribute(libc::RTA_DST, &octets(destination.addr()))
-            .attribute(libc::RTA_OIF, &hop.link.0.to_ne_bytes());
-        if let Some(gateway) = hop.gateway {
-            request.attribute(libc::RTA_GATEWAY, &octets(gateway));
-        }
-        self.execute(request, || format!("add route to {destination} through {hop:?}"))
+        self.apply([route::add(&Route { table, ..Route::new(destination, hop) })])
     }
 
     /// `ip [-6] rule add iif INTERFACE lookup TABLE`
@@ -157,6 +161,7 @@ impl Network {
         self.execute(request, || format!("add a rule for packets from {interface}"))
     }
 
+    /// By its name, in the network namespace of the calling thread.
     pub fn link(&self, name: &str) -> Result<Link, NetworkError> {
         index_of(name).map(Link).map_err(|error| NetworkError {
             attempted: format!("find interface {name}"),
@@ -199,5 +204,13 @@ fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn from_octets(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
     }
 }

@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod clients;
 pub mod data_plane;
+pub mod echo;
 pub mod guest;
 pub mod listener;
 pub mod rig;
