@@ -5,6 +5,7 @@ pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
 pub mod links;
+pub mod local_delivery;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Family;
+use super::{Destination, Family, FrontendKey, Protocol};
 
 /// The node-wide part of the table. A change of it may concern every ServicePort.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,20 @@ impl NodePolicy {
     pub fn primary(&self, family: Family) -> Option<IpAddr> {
         let own = self.primary.iter().copied().find(|address| Family::of(*address) == family);
         own.filter(|address| self.addresses.binary_search(address).is_ok())
+    }
+
+    /// What a packet to this address reaches, by whatever knows the owners of frontends. An address of a Service comes
+    /// before NodePorts, whatever the address.
+    pub fn reached<T>(
+        &self,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+        owner: impl Fn(FrontendKey) -> Option<T>,
+    ) -> Option<T> {
+        let at = |destination| owner(FrontendKey { destination, protocol, port });
+        at(Destination::Address(address))
+            .or_else(|| self.has_node_ports(address).then(|| at(Destination::Node)).flatten())
     }
 
     /// Whether NodePorts listen on `address`. Never on loopback: that would need `route_localnet` (CVE-2020-8558).
