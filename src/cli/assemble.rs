@@ -10,6 +10,7 @@ use crate::kernel::sysctl;
 use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as IptablesSettings};
 use crate::modes::ipvs::{Settings as IpvsSettings, VirtualAddressing};
 use crate::modes::nftables::Settings as NftablesSettings;
+use crate::modes::userspace::{Listeners, Settings as UserspaceSettings};
 use crate::sync::compile;
 
 use super::proxy::Schedulers;
@@ -61,6 +62,11 @@ fn invalid_packets(config: &Config, kernel_is_liberal: bool) -> InvalidPackets {
 pub fn nftables_settings(config: &Config, node: Node) -> NftablesSettings {
     let is_liberal = node == Node::This && sysctl::tcp_is_liberal();
     NftablesSettings { mark: config.masquerade.mark, invalid: invalid_packets(config, is_liberal) }
+}
+
+/// What the userspace mode has to know of the configuration. Nobody listens for a plan that is only shown.
+pub fn userspace_settings(config: &Config, ports: Listeners) -> UserspaceSettings {
+    UserspaceSettings { mark: config.masquerade.mark, ports }
 }
 
 /// What node a plan is for.

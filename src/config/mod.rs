@@ -96,9 +96,6 @@ impl ModeName {
     pub const ALL: [ModeName; 4] =
         [ModeName::Userspace, ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
 
-    /// The modes that this build has.
-    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
-
     pub fn name(self) -> &'static str {
         match self {
             ModeName::Userspace => "userspace",

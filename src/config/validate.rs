@@ -69,12 +69,7 @@ pub(super) fn validate(
 fn mode(checks: &mut Checks, file: &KubeProxyConfiguration) -> ModeName {
     let typed = file.mode.as_deref().unwrap_or_default();
     match ModeName::ALL.into_iter().find(|mode| mode.name() == typed) {
-        Some(mode) if ModeName::AVAILABLE.contains(&mode) => mode,
-        Some(mode) => {
-            let has = ModeName::AVAILABLE.iter().map(|mode| mode.name()).collect::<Vec<_>>().join(", ");
-            checks.refuse("mode", &file.mode, format!("this build has no {typed} mode; it has: {has}"));
-            mode
-        }
+        Some(mode) => mode,
         None => {
             checks.refuse("mode", &file.mode, "must be userspace, iptables, ipvs or nftables");
             ModeName::Iptables

@@ -1,6 +1,7 @@
 //! The doors to the kernel, one per facility. Nothing else executes programs, opens netlink or writes to /proc.
 
 pub mod conntrack;
+pub mod descriptors;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;

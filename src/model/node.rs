@@ -97,6 +97,14 @@ impl LocalTraffic {
         }
     }
 
+    /// An interface that pods' packets may come by, where that is how they are told.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            LocalTraffic::Interface(name) | LocalTraffic::InterfacePrefix(name) => Some(name),
+            LocalTraffic::Undetected | LocalTraffic::Sources(_) => None,
+        }
+    }
+
     /// Whether a packet counts as coming from a pod of this node. A packet of the node itself has no interface.
     pub fn is_local(&self, source: IpAddr, interface: Option<&str>) -> bool {
         match self {

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Endpoint, Family, Frontend, NodePolicy, Protocol, ServicePort, ServiceTable, TrafficPolicy, Verdict};
+use super::{
+    Endpoint, Family, Frontend, NodePolicy, Protocol, ServicePort, ServiceTable, TrafficPolicy, Verdict,
+};
 
 /// The first packet of a connection, as it reaches this node or leaves a process on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

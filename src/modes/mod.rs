@@ -7,6 +7,7 @@ pub mod iptables;
 pub mod ipvs;
 mod leftovers;
 pub mod nftables;
+pub mod userspace;
 mod watched;
 
 use std::error::Error;

@@ -152,7 +152,7 @@ impl Rig {
 
     /// Every line that does not hold, with what was seen instead.
     pub fn mismatches(&self, table: &flows::FlowTable, spread: Spread) -> Vec<String> {
-        let table = table.clone().with_unused(&self.plane.unused());
+        let table = self.plane.expected(table);
         let mismatches =
             runner::run(&self.lab, &table, spread).unwrap_or_else(|error| panic!("{}", chain(error)));
         mismatches.iter().map(ToString::to_string).collect()

@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::config::{self, Action, Config, Flags, ModeName, Source};
@@ -22,6 +22,7 @@ use crate::kernel::ipvs::KernelIpvs;
 use crate::kernel::{links, sysctl};
 use crate::metrics::Metrics;
 use crate::modes::Mode;
+use crate::modes::userspace::{DRAIN_TIMEOUT, Figures};
 use crate::sync::compile::Compiler;
 use crate::sync::objects::Reason;
 use crate::sync::report::Reporter;
@@ -77,14 +78,17 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         ModeName::Iptables => drive(config, planes::iptables(config)?),
         ModeName::Ipvs => drive(config, planes::ipvs(config)?),
         ModeName::Nftables => drive(config, planes::nftables(config)?),
-        ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
+        ModeName::Userspace => drive(config, planes::userspace(config)?),
     }
 }
 
 fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
-    let Planes { of_families, schedulers } = planes;
+    let Planes { of_families, schedulers, engine } = planes;
     let (inputs, received) = mpsc::channel();
     let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
+    if let Some(engine) = &engine {
+        metrics.add(Box::new(Figures::new(Arc::clone(&engine.shared))?))?;
+    }
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
     let families = of_families.iter().map(|(table, _)| table.family());
@@ -113,6 +117,9 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
     let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
     Sync::new(store, Compiler::new(settings), of_families, Box::new(conntrack), reporter).run(&received);
     tracing::info!("Stopping; what was written stays in force");
+    if let Some(engine) = engine {
+        engine.drain(DRAIN_TIMEOUT);
+    }
     Ok(())
 }
 

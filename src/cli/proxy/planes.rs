@@ -1,14 +1,17 @@
 //! The data plane that was asked for, one for each address family that this machine has.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::bail;
 
 use crate::cli::assemble;
 use crate::config::{self, Config};
+use crate::kernel::descriptors;
 use crate::kernel::ipset::KernelSets;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
+use crate::kernel::local_delivery::KernelDelivery;
 use crate::kernel::nftables::probe::{Ability, probe};
 use crate::kernel::nftables::{KernelNftables, NftablesError};
 use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
@@ -17,6 +20,7 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, LeftTable, Nftables};
+use crate::modes::userspace::{Engine, LeftDelivery, Limits, Userspace};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 use crate::sync::plane::Plane;
 use crate::sync::schedule::Bounds;
@@ -25,6 +29,8 @@ use crate::sync::schedule::Bounds;
 pub struct Planes<M: Mode> {
     pub of_families: Vec<(ServiceTable, Plane<M>)>,
     pub schedulers: Schedulers,
+    /// Where this process carries the connections.
+    pub engine: Option<Engine>,
 }
 
 /// The schedulers of a mode on this kernel.
@@ -87,10 +93,14 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
         let settings = assemble::iptables_settings(config, Some(&programs));
         let (family, flavour) = (programs.family(), programs.flavour());
         let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
-        leftovers.extend([boxed(Remains { family }), boxed(LeftTable::ours(family))]);
+        leftovers.extend([
+            boxed(Remains { family }),
+            boxed(LeftTable::ours(family)),
+            boxed(LeftDelivery(family)),
+        ]);
         Ok(Iptables::new(programs, settings).in_place_of(leftovers))
     })?;
-    Ok(Planes { of_families, schedulers })
+    Ok(Planes { of_families, schedulers, engine: None })
 }
 
 pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
@@ -106,10 +116,10 @@ pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
         };
         let doors = doors(family, settings.virtual_addresses)?;
         let mut leftovers = leftovers(family, flavour, device);
-        leftovers.push(boxed(LeftTable::ours(family)));
+        leftovers.extend([boxed(LeftTable::ours(family)), boxed(LeftDelivery(family))]);
         Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers))
     })?;
-    Ok(Planes { of_families, schedulers })
+    Ok(Planes { of_families, schedulers, engine: None })
 }
 
 /// nf_tables needs no programs. Those of iptables are only for taking out what they put in.
@@ -126,10 +136,37 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
             boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
             boxed(Remains { family }),
             boxed(LeftTable::kube_proxys(family)),
+            boxed(LeftDelivery(family)),
         ]);
         Ok(Nftables::new(family, door, watch, settings).in_place_of(leftovers))
     })?;
-    Ok(Planes { of_families, schedulers })
+    Ok(Planes { of_families, schedulers, engine: None })
+}
+
+/// Connections by this process, which nf_tables gives it.
+pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<KernelNftables>>> {
+    let schedulers = Schedulers::of_mode::<Userspace<KernelNftables>>(config)?;
+    tracing::info!(mode = config.mode.name(), node = config.node_name, "Starting");
+    let limits = Limits::of_descriptors(descriptors::raise_limit());
+    let engine = Engine::start(limits, Arc::default())?;
+    let settings = assemble::userspace_settings(config, engine.listeners);
+    let of_families = planes(config, |family| {
+        if !engine.families.contains(&family) {
+            bail!("nobody listens for it");
+        }
+        let (door, watch) = nftables::open(family)?;
+        let delivery = Box::new(KernelDelivery::open(family, settings.mark)?);
+        let rules = Programs::installed(family).into_iter().map(|programs| boxed(OtherFlavour(programs)));
+        let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
+        leftovers.extend([
+            boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
+            boxed(Remains { family }),
+            boxed(LeftTable::kube_proxys(family)),
+        ]);
+        let frontends = Arc::clone(&engine.shared.frontends);
+        Ok(Userspace::new(family, door, watch, delivery, frontends, settings).in_place_of(leftovers))
+    })?;
+    Ok(Planes { of_families, schedulers, engine: Some(engine) })
 }
 
 /// That the kernel has all that the mode writes.

@@ -178,10 +178,10 @@ fn what_cannot_be_is_refused_with_flag_and_value() {
 #[test]
 fn all_problems_are_reported_together() {
     let problems =
-        from_flags("--oom-score-adj=9999 --proxy-mode=userspace --conntrack-min=x --audit-period=-1s")
+        from_flags("--oom-score-adj=9999 --proxy-mode=usrspace --conntrack-min=x --audit-period=-1s")
             .unwrap_err();
     let expected = "--conntrack-min=x: must be a number in range\n\
-                    --proxy-mode=userspace: this build has no userspace mode; it has: iptables, ipvs, nftables\n\
+                    --proxy-mode=usrspace: must be userspace, iptables, ipvs or nftables\n\
                     --audit-period=-1s: must not be negative\n\
                     --oom-score-adj=9999: must be within -1000 to 1000";
     assert_eq!(problems.to_string(), expected);
@@ -189,10 +189,10 @@ fn all_problems_are_reported_together() {
 
 #[test]
 fn problems_of_a_file_name_its_fields() {
-    let text = "iptables:\n  masqueradeBit: 32\nconntrack:\n  udpTimeout: 1\u{2d}2s\nmode: userspace\n";
+    let text = "iptables:\n  masqueradeBit: 32\nconntrack:\n  udpTimeout: 1\u{2d}2s\nmode: usrspace\n";
     let problems = from_file(text, "-v=x").unwrap_err();
     let expected = "--v=x: must be a number in range\n\
-                    mode: \"userspace\": this build has no userspace mode; it has: iptables, ipvs, nftables\n\
+                    mode: \"usrspace\": must be userspace, iptables, ipvs or nftables\n\
                     iptables.masqueradeBit: \"32\": must be within 0 to 31\n\
                     conntrack.udpTimeout: \"1-2s\": must have units: ns, us, ms, s, m or h";
     assert_eq!(problems.to_string(), expected);
