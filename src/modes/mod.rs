@@ -6,6 +6,7 @@
 pub mod iptables;
 pub mod ipvs;
 mod leftovers;
+pub mod localhost;
 pub mod nftables;
 pub mod userspace;
 mod watched;

@@ -2,6 +2,7 @@
 
 mod choice;
 mod io;
+mod localhost;
 mod panics;
 mod planes;
 
@@ -25,7 +26,9 @@ use crate::modes::Mode;
 use crate::modes::userspace::{DRAIN_TIMEOUT, Figures};
 use crate::sync::compile::Compiler;
 use crate::sync::objects::Reason;
+use crate::sync::plane::Plane;
 use crate::sync::report::Reporter;
+use crate::sync::schedule::Bounds;
 use crate::sync::store::Store;
 use crate::sync::{Input, Sync};
 
@@ -91,6 +94,11 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
     }
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
+    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+    let of_families: Vec<_> = localhost::add(config, of_families)?
+        .into_iter()
+        .map(|(table, mode)| (table, Plane::new(mode, bounds, config.periods.audit, Instant::now())))
+        .collect();
     let families = of_families.iter().map(|(table, _)| table.family());
     let (health_checks, wanted_checks) = families
         .map(|family| (family, watch::channel(HealthChecks::default())))

@@ -1,7 +1,6 @@
 //! The data plane that was asked for, one for each address family that this machine has.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::bail;
 
@@ -22,12 +21,10 @@ use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddr
 use crate::modes::nftables::{self, LeftTable, Nftables};
 use crate::modes::userspace::{Engine, LeftDelivery, Limits, Userspace};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
-use crate::sync::plane::Plane;
-use crate::sync::schedule::Bounds;
 
 /// A mode, ready to be driven.
 pub struct Planes<M: Mode> {
-    pub of_families: Vec<(ServiceTable, Plane<M>)>,
+    pub of_families: Vec<(ServiceTable, M)>,
     pub schedulers: Schedulers,
     /// Where this process carries the connections.
     pub engine: Option<Engine>,
@@ -239,7 +236,7 @@ fn doors(family: Family, addressing: VirtualAddressing) -> anyhow::Result<Doors>
 fn for_each_family<M: Mode>(
     config: &Config,
     make: impl Fn(Programs) -> anyhow::Result<M>,
-) -> anyhow::Result<Vec<(ServiceTable, Plane<M>)>> {
+) -> anyhow::Result<Vec<(ServiceTable, M)>> {
     let flavour = match assemble::flavour(config) {
         Some(flavour) => flavour,
         None => Flavour::detect()?,
@@ -257,16 +254,12 @@ fn primary(config: &Config) -> Family {
 fn planes<M: Mode>(
     config: &Config,
     make: impl Fn(Family) -> anyhow::Result<M>,
-) -> anyhow::Result<Vec<(ServiceTable, Plane<M>)>> {
-    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+) -> anyhow::Result<Vec<(ServiceTable, M)>> {
     let mut planes = Vec::new();
     let mut reasons = Vec::new();
     for family in Family::ALL {
         match make(family) {
-            Ok(mode) => {
-                let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
-                planes.push((ServiceTable::new(family), plane));
-            }
+            Ok(mode) => planes.push((ServiceTable::new(family), mode)),
             Err(error) => {
                 tracing::warn!(%family, error = format!("{error:#}"), "No Services of this address family");
                 reasons.push(format!("{family}: {error:#}"));

@@ -380,9 +380,6 @@ fn what_has_no_effect_is_said() {
     let text = "enableProfiling: true\nlogging: {vmodule: [{filePattern: a, verbosity: 1}]}";
     let file = from_file(text, "").unwrap().warnings;
     assert!(has(&file, "profiling") && has(&file, "vmodule"), "{file:?}");
-    let localhost = |line| has(&from_flags(line).unwrap().warnings, "127.0.0.1");
-    assert!(localhost("--iptables-localhost-nodeports"), "somebody relies on it");
-    assert!(!localhost("") && !localhost("--iptables-localhost-nodeports=false"));
 }
 
 #[test]

@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 
 use super::figures::Totals;
 use super::frontends::Frontends;
 use super::sockets::{self, Listeners, Pair, Ports, Replies};
 use super::{tcp, udp};
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 
 /// How often connections of endpoints that left long ago are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -94,6 +95,8 @@ pub struct Engine {
     /// Those that are listened for.
     pub families: Vec<Family>,
     stop: watch::Sender<bool>,
+    /// Of the threads.
+    runtimes: Vec<Handle>,
 }
 
 /// The listeners of one worker and family.
@@ -110,20 +113,14 @@ pub enum From {
     Everybody,
     /// What came in by an interface of pods.
     Pods,
+    /// What was sent to a NodePort on loopback.
+    Loopback,
 }
 
 impl Engine {
     /// Opens the listeners in the network namespace of the calling thread. A family that this kernel does not have is left
     /// out; without any there is nothing to do.
     pub fn start(limits: Limits, frontends: Arc<Frontends>) -> Result<Self, EngineError> {
-        let shared = Arc::new(Shared {
-            frontends,
-            totals: Arc::default(),
-            limits,
-            connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
-            pipes: Arc::new(Semaphore::new(limits.pipes.min(Semaphore::MAX_PERMITS))),
-            draws: AtomicU64::new(rand::random()),
-        });
         let mut listeners = Listeners::default();
         let mut of_workers: Vec<Vec<Sockets>> = (0..limits.workers.max(1)).map(|_| Vec::new()).collect();
         let mut families = Vec::new();
@@ -140,11 +137,85 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        let (stop, stopped) = watch::channel(false);
+        let mut engine = Engine { listeners, families, ..Engine::idle(limits, frontends) };
         for (number, sockets) in of_workers.into_iter().enumerate() {
-            start_worker(number, sockets, Arc::clone(&shared), stopped.clone())?;
+            engine.start_worker(number, sockets)?;
         }
-        Ok(Engine { shared, listeners, families, stop })
+        Ok(engine)
+    }
+
+    /// One thread, and nobody listens yet.
+    pub fn start_for_loopback(limits: Limits) -> Result<Self, EngineError> {
+        let mut engine = Engine::idle(Limits { workers: 1, ..limits }, Arc::default());
+        engine.start_worker(0, Vec::new())?;
+        Ok(engine)
+    }
+
+    fn idle(limits: Limits, frontends: Arc<Frontends>) -> Self {
+        let shared = Shared {
+            frontends,
+            totals: Arc::default(),
+            limits,
+            connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            pipes: Arc::new(Semaphore::new(limits.pipes.min(Semaphore::MAX_PERMITS))),
+            draws: AtomicU64::new(rand::random()),
+        };
+        let (stop, _) = watch::channel(false);
+        let (listeners, families, runtimes) = (Listeners::default(), Vec::new(), Vec::new());
+        Engine { shared: Arc::new(shared), listeners, families, stop, runtimes }
+    }
+
+    /// Listens for a NodePort until the handle is told to end that.
+    ///
+    /// # Errors
+    /// Where somebody else has the port.
+    pub fn listen_on_loopback(
+        &self,
+        family: Family,
+        protocol: Protocol,
+        port: u16,
+    ) -> io::Result<AbortHandle> {
+        let runtime = self.runtimes.first().ok_or(io::ErrorKind::NotConnected)?;
+        let shared = Arc::clone(&self.shared);
+        let task = match protocol {
+            Protocol::Udp => {
+                let socket = sockets::listen_for_datagrams(family, port)?;
+                let replies = Arc::new(Replies::open(family)?);
+                runtime.spawn(udp::serve(socket, From::Loopback, replies, shared))
+            }
+            _ => {
+                let listener = sockets::listen(family, port)?;
+                runtime.spawn(tcp::accept(listener, From::Loopback, shared, self.stop.subscribe()))
+            }
+        };
+        Ok(task.abort_handle())
+    }
+
+    fn start_worker(&mut self, number: usize, sockets: Vec<Sockets>) -> Result<(), EngineError> {
+        let (shared, stopped) = (Arc::clone(&self.shared), self.stop.subscribe());
+        // Before the thread starts, as it may be in another network namespace.
+        let mut with_replies = Vec::new();
+        for of_family in sockets {
+            let family = of_family.family;
+            let replies = Replies::open(family).map_err(|source| EngineError::Listen {
+                family,
+                what: "answers",
+                source,
+            })?;
+            with_replies.push((of_family, Arc::new(replies)));
+        }
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(EngineError::Thread)?;
+        self.runtimes.push(runtime.handle().clone());
+        let run = move || {
+            runtime.block_on(async move {
+                for (sockets, replies) in with_replies {
+                    serve(sockets, replies, &shared, &stopped);
+                }
+                sweep(number, &shared).await;
+            });
+        };
+        thread::Builder::new().name(format!("proxy-{number}")).spawn(run).map_err(EngineError::Thread)?;
+        Ok(())
     }
 
     /// Waits until there are no connections, for so long at the most. New ones are still accepted: the rules lead here
@@ -180,36 +251,6 @@ fn open_pair(family: Family, from: From, of_workers: &mut [Vec<Sockets>]) -> Res
         sockets.push(Sockets { family, from, tcp, udp });
     }
     Ok(pair)
-}
-
-fn start_worker(
-    number: usize,
-    sockets: Vec<Sockets>,
-    shared: Arc<Shared>,
-    stopped: watch::Receiver<bool>,
-) -> Result<(), EngineError> {
-    // Before the thread starts, as it may be in another network namespace.
-    let mut with_replies = Vec::new();
-    for of_family in sockets {
-        let family = of_family.family;
-        let replies = Replies::open(family).map_err(|source| EngineError::Listen {
-            family,
-            what: "answers",
-            source,
-        })?;
-        with_replies.push((of_family, Arc::new(replies)));
-    }
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(EngineError::Thread)?;
-    let run = move || {
-        runtime.block_on(async move {
-            for (sockets, replies) in with_replies {
-                serve(sockets, replies, &shared, &stopped);
-            }
-            sweep(number, &shared).await;
-        });
-    };
-    thread::Builder::new().name(format!("proxy-{number}")).spawn(run).map_err(EngineError::Thread)?;
-    Ok(())
 }
 
 fn serve(sockets: Sockets, replies: Arc<Replies>, shared: &Arc<Shared>, stopped: &watch::Receiver<bool>) {

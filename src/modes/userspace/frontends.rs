@@ -10,11 +10,15 @@ use std::time::{Duration, Instant};
 
 use super::balancer::{Member, Service};
 use super::served::Edit;
-use crate::model::{Family, Frontend, FrontendKey, NodePolicy, Protocol, ServicePort, ServicePortName};
+use crate::model::{
+    Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, ServicePort, ServicePortName,
+};
 
 const SHARDS: usize = 16;
 
-type Shard = RwLock<HashMap<FrontendKey, Reached, foldhash::fast::FixedState>>;
+/// A NodePort is another one in each family.
+type Key = (Family, FrontendKey);
+type Shard = RwLock<HashMap<Key, Reached, foldhash::fast::FixedState>>;
 
 /// A Service by one of its frontends.
 #[derive(Clone, Debug)]
@@ -44,8 +48,17 @@ struct Leaving {
 impl Frontends {
     /// What a packet to this address is for.
     pub fn reached(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<Reached> {
-        let node = self.node(Family::of(address));
-        node.reached(address, protocol, port, |key| read(self.shard(&key)).get(&key).cloned())
+        let family = Family::of(address);
+        self.node(family).reached(address, protocol, port, |key| {
+            let key = (family, key);
+            read(self.shard(&key)).get(&key).cloned()
+        })
+    }
+
+    /// What a NodePort is for, whatever the address.
+    pub fn of_node_port(&self, family: Family, protocol: Protocol, port: u16) -> Option<Reached> {
+        let key = (family, FrontendKey { destination: Destination::Node, protocol, port });
+        read(self.shard(&key)).get(&key).cloned()
     }
 
     pub fn node(&self, family: Family) -> Arc<NodePolicy> {
@@ -63,7 +76,7 @@ impl Frontends {
     pub fn forget(&self, family: Family, names: &[ServicePortName]) {
         for name in names {
             let Some(before) = lock(&self.services).remove(&(family, name.clone())) else { continue };
-            self.take_out(&before.port);
+            self.take_out(family, &before.port);
             self.note_leaving(family, &before, None);
         }
     }
@@ -74,27 +87,28 @@ impl Frontends {
         let service = Arc::new(Service::new(port, before.as_deref()));
         for frontend in &port.frontends {
             let reached = Reached { service: Arc::clone(&service), frontend: *frontend };
-            let key = port.key(frontend);
+            let key = (family, port.key(frontend));
             write(self.shard(&key)).insert(key, reached);
         }
         lock(&self.services).insert(name, Arc::clone(&service));
         if let Some(before) = before {
             let gone = before.port.frontends.iter().map(|frontend| before.port.key(frontend));
             gone.filter(|key| port.frontend(key).is_none())
-                .for_each(|key| self.take(&key, &before.port.name));
+                .for_each(|key| self.take((family, key), &before.port.name));
             self.note_leaving(family, &before, Some(&service));
         }
     }
 
-    fn take_out(&self, port: &ServicePort) {
-        port.frontends.iter().for_each(|frontend| self.take(&port.key(frontend), &port.name));
+    fn take_out(&self, family: Family, port: &ServicePort) {
+        let keys = port.frontends.iter().map(|frontend| port.key(frontend));
+        keys.for_each(|key| self.take((family, key), &port.name));
     }
 
     /// A frontend may have gone to another ServicePort already, which then keeps it.
-    fn take(&self, key: &FrontendKey, owner: &ServicePortName) {
-        let mut shard = write(self.shard(key));
-        if shard.get(key).is_some_and(|reached| reached.service.port.name == *owner) {
-            shard.remove(key);
+    fn take(&self, key: Key, owner: &ServicePortName) {
+        let mut shard = write(self.shard(&key));
+        if shard.get(&key).is_some_and(|reached| reached.service.port.name == *owner) {
+            shard.remove(&key);
         }
     }
 
@@ -132,7 +146,7 @@ impl Frontends {
         lock(&self.services).values().cloned().collect()
     }
 
-    fn shard(&self, key: &FrontendKey) -> &Shard {
+    fn shard(&self, key: &Key) -> &Shard {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 }

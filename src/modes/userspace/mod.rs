@@ -1,7 +1,7 @@
 //! The userspace mode: this process carries the connections. `README.md` shows the packet's way.
 
 pub mod balancer;
-mod base;
+pub(super) mod base;
 mod capture;
 mod collector;
 mod engine;
@@ -11,7 +11,7 @@ pub mod frontends;
 mod names;
 mod observe;
 mod plan;
-mod served;
+pub(super) mod served;
 pub mod sockets;
 mod splice;
 mod tcp;

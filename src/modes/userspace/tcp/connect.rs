@@ -43,8 +43,7 @@ pub fn admit(
     destination: SocketAddr,
     from: engine::From,
 ) -> Option<Admitted> {
-    let Reached { service, frontend } =
-        shared.frontends.reached(destination.ip(), protocol, destination.port())?;
+    let Reached { service, frontend } = find(shared, protocol, destination, from)?;
     let node = shared.frontends.node(Family::of(destination.ip()));
     let packet = Packet {
         source: client.ip(),
@@ -59,11 +58,25 @@ pub fn admit(
     }
 }
 
+/// What a listener got a packet for.
+pub fn find(
+    shared: &Shared,
+    protocol: Protocol,
+    destination: SocketAddr,
+    from: engine::From,
+) -> Option<Reached> {
+    let family = Family::of(destination.ip());
+    match from {
+        engine::From::Loopback => shared.frontends.of_node_port(family, protocol, destination.port()),
+        _ => shared.frontends.reached(destination.ip(), protocol, destination.port()),
+    }
+}
+
 /// The kernel has compared the interface: any that would be right will do.
 fn interface(node: &NodePolicy, from: engine::From) -> Option<&str> {
     match from {
         engine::From::Pods => node.local_traffic.interface(),
-        engine::From::Everybody => None,
+        engine::From::Everybody | engine::From::Loopback => None,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use super::balancer::{BoundedMap, Choice, Service};
 use super::engine::{From, Shared, is_exhausted};
 use super::sockets::{self, Datagram, Replies};
-use super::tcp::connect::{Admitted, admit, leads_back, origin};
+use super::tcp::connect::{Admitted, admit, find, leads_back, origin};
 use crate::model::Protocol;
 use flow::Flow;
 
@@ -59,8 +59,7 @@ struct Listener {
 impl Listener {
     fn forward(&self, datagram: &Datagram, payload: &[u8]) {
         let key = (datagram.client, datagram.destination);
-        let reached =
-            self.shared.frontends.reached(key.1.ip(), Protocol::Udp, key.1.port()).map(|found| found.service);
+        let reached = find(&self.shared, Protocol::Udp, key.1, self.from).map(|found| found.service);
         let is_sent = reached.is_some_and(|service| {
             self.send_on(key, &service, payload)
                 || self.begin(key).is_some_and(|()| self.send_on(key, &service, payload))
