@@ -14,7 +14,7 @@ use super::overlay::Overlay;
 use super::problem::Problems;
 use super::{
     Action, AllowedExternalIps, Config, DetectLocal, IptablesFlavour, LogFormat, Logging, Masquerade,
-    ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, Written,
+    ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, SourceAddress, Userspace, Written,
 };
 use crate::kernel::sysctl::Conntrack;
 use crate::model::{Family, Scheduler};
@@ -51,6 +51,13 @@ pub(super) fn validate(
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or_default(),
         iptables_flavour: iptables_flavour(&mut checks, &own),
         ipvs: ipvs::ipvs(&mut checks, &file.ipvs, &own),
+        userspace: Userspace {
+            source: match own.preserve_source {
+                Some(true) => SourceAddress::PreservedOnThisNode,
+                _ => SourceAddress::Replaced,
+            },
+            drain_timeout: checks.timeout("userspaceDrainTimeout", &own.userspace_drain_timeout),
+        },
         detect_local: detect_local(&mut checks, &file),
         node_port_addresses: node_port_addresses(&mut checks, &file),
         allowed_external_ips: allowed_external_ips(&mut checks, &file, &own),

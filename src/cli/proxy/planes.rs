@@ -19,7 +19,7 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, LeftTable, Nftables};
-use crate::modes::userspace::{Engine, LeftDelivery, Limits, Userspace};
+use crate::modes::userspace::{Engine, LeftDelivery, Userspace};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 
 /// A mode, ready to be driven.
@@ -144,7 +144,7 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
 pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<KernelNftables>>> {
     let schedulers = Schedulers::of_mode::<Userspace<KernelNftables>>(config)?;
     tracing::info!(mode = config.mode.name(), node = config.node_name, "Starting");
-    let limits = Limits::of_descriptors(descriptors::raise_limit());
+    let limits = assemble::userspace_limits(config, descriptors::raise_limit());
     let engine = Engine::start(limits, Arc::default())?;
     let settings = assemble::userspace_settings(config, engine.listeners);
     let of_families = planes(config, |family| {

@@ -13,7 +13,7 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 42] = [
+const FLAGS: [(&str, &str); 43] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
@@ -56,6 +56,7 @@ const FLAGS: [(&str, &str); 42] = [
     ("nodePortAddresses", "nodeport-addresses"),
     ("oomScoreAdj", "oom-score-adj"),
     ("scheduler", "scheduler"),
+    ("userspaceDrainTimeout", "userspace-drain-timeout"),
 ];
 
 pub(super) struct Checks {
@@ -239,6 +240,7 @@ mod tests {
             ipvs_scheduler_flags: Some(vec![]),
             ipvs_virtual_addresses: text(),
             ipvs_drain_timeout: text(),
+            userspace_drain_timeout: text(),
             ..Default::default()
         };
         let own = serde_json::to_value(own).unwrap();

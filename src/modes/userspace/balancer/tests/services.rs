@@ -173,7 +173,7 @@ fn fail(service: &Service, which: &str, times: usize, now: Instant) {
 }
 
 #[test]
-fn p1_an_endpoint_that_keeps_failing_is_left_out_for_a_while_and_never_the_last() {
+fn p2_an_endpoint_that_keeps_failing_is_left_out_for_a_while_and_never_the_last() {
     let (service, start) = (service(port("p", &[A, B]), None), Instant::now());
     let at = |seconds| pick_at(&service, CLIENT, start + Duration::from_secs(seconds)).unwrap();
     fail(&service, A, 2, start);
