@@ -38,7 +38,7 @@ impl Least {
     }
 
     pub fn pick(&mut self, candidates: &impl Candidates) -> Option<usize> {
-        let count = candidates.len();
+        let count = candidates.count();
         let in_turn = (0..count).map(|step| (self.next + step) % count);
         let picked = in_turn.filter(|index| candidates.is_usable(*index)).reduce(|best, index| match self
             .load
@@ -54,14 +54,14 @@ impl Least {
 
 /// Any, each as likely as the others.
 pub fn random(candidates: &impl Candidates, draw: u64) -> Option<usize> {
-    let usable = || (0..candidates.len()).filter(|index| candidates.is_usable(*index));
+    let usable = || (0..candidates.count()).filter(|index| candidates.is_usable(*index));
     let count = usable().count() as u64;
     if count == 0 { None } else { usable().nth((draw % count) as usize) }
 }
 
 /// The better one of two that are drawn: nearly as even as the best of all, and no herd runs to it (Mitzenmacher, 1996).
 pub fn better_of_two(candidates: &impl Candidates, draw: u64) -> Option<usize> {
-    let usable = || (0..candidates.len()).filter(|index| candidates.is_usable(*index));
+    let usable = || (0..candidates.count()).filter(|index| candidates.is_usable(*index));
     let count = usable().count() as u64;
     if count < 2 {
         return usable().next();

@@ -66,7 +66,7 @@ impl Maglev {
         let first = (arrival.hash % SLOTS as u64) as usize;
         let from_there = self.slots[first..].iter().chain(&self.slots[..first]);
         let mut owners = from_there.map(|owner| usize::from(*owner));
-        owners.find(|owner| *owner < candidates.len() && candidates.is_usable(*owner))
+        owners.find(|owner| *owner < candidates.count() && candidates.is_usable(*owner))
     }
 }
 

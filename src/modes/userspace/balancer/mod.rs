@@ -33,7 +33,7 @@ pub const SCHEDULERS: &[Scheduler] = &[
 
 /// The endpoints that a scheduler chooses from, by their index.
 pub trait Candidates {
-    fn len(&self) -> usize;
+    fn count(&self) -> usize;
 
     /// Never 0.
     fn weight(&self, index: usize) -> u32;

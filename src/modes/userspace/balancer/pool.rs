@@ -63,7 +63,7 @@ struct Untried<'a> {
 }
 
 impl Candidates for Untried<'_> {
-    fn len(&self) -> usize {
+    fn count(&self) -> usize {
         self.members.len()
     }
 

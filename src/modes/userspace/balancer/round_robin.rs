@@ -10,7 +10,7 @@ pub struct RoundRobin {
 
 impl RoundRobin {
     pub fn pick(&mut self, candidates: &impl Candidates) -> Option<usize> {
-        let count = candidates.len();
+        let count = candidates.count();
         let picked =
             (0..count).map(|step| (self.next + step) % count).find(|index| candidates.is_usable(*index))?;
         self.next = picked + 1;
@@ -27,9 +27,9 @@ pub struct Smooth {
 
 impl Smooth {
     pub fn pick(&mut self, candidates: &impl Candidates) -> Option<usize> {
-        self.credit.resize(candidates.len(), 0);
+        self.credit.resize(candidates.count(), 0);
         let (mut best, mut total) = (None, 0);
-        for index in (0..candidates.len()).filter(|index| candidates.is_usable(*index)) {
+        for index in (0..candidates.count()).filter(|index| candidates.is_usable(*index)) {
             let weight = i64::from(candidates.weight(index));
             self.credit[index] += weight;
             total += weight;

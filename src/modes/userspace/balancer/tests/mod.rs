@@ -35,7 +35,7 @@ impl Some {
 }
 
 impl Candidates for Some {
-    fn len(&self) -> usize {
+    fn count(&self) -> usize {
         self.weights.len()
     }
 
