@@ -12,7 +12,7 @@ use ferrovia::lab::flows::{self, Flow, FlowTable};
 use ferrovia::lab::proxy::CLUSTER_CIDR;
 use ferrovia::model::route::{Packet, route};
 use ferrovia::model::{Family, Scheduler, ServiceTable};
-use ferrovia::modes::{iptables, ipvs, nftables};
+use ferrovia::modes::{iptables, ipvs, nftables, userspace};
 use ferrovia::sync::sources::manifests::read_once;
 use ferrovia::sync::{Compiled, compile_once};
 
@@ -162,6 +162,16 @@ fn the_nftables_mode_writes_what_the_golden_files_say() {
         let settings =
             ["add element ", "add rule ip ferrovia prerouting ", "add rule ip6 ferrovia prerouting "];
         let is_shown = |line: &&str| settings.iter().any(|start| line.starts_with(start));
+        text.lines().filter(is_shown).map(|line| format!("{line}\n")).collect()
+    });
+}
+
+/// What is captured, refused and dropped, and what the listeners are told. The skeleton is the same for every case.
+#[test]
+fn the_userspace_mode_writes_what_the_golden_files_say() {
+    assert_golden("userspace.txt", &[Scheduler::RoundRobin], |table| {
+        let text = userspace::render(&userspace::Settings::default(), table);
+        let is_shown = |line: &&str| ["add element ", "# serve "].iter().any(|start| line.starts_with(start));
         text.lines().filter(is_shown).map(|line| format!("{line}\n")).collect()
     });
 }

@@ -18,3 +18,4 @@ mod nftables;
 mod proxy;
 mod stale_flows;
 mod survival;
+mod userspace;

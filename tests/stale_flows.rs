@@ -39,7 +39,7 @@ in_every_mode! {
             !client.tracked(&rig).is_some_and(|line| line.contains("src=10.244.1.5"))
         };
         assert!(eventually(SOON, is_gone), "{:?}\n{}", client.tracked(&rig), rig.log());
-        assert!(client.ask().is_err());
+        assert!(eventually(SOON, || client.ask().is_err()), "{}", rig.log());
     }
 
     /// k8s#49881: a client outside whose server has the number of a NodePort.

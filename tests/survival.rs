@@ -10,13 +10,13 @@ use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
 
 use crate::common::clients::{Echo, UdpClient};
-use crate::common::data_plane::{DataPlane, in_every_mode};
+use crate::common::data_plane::{DataPlane, in_every_kernel_mode, in_every_mode};
 use crate::common::rig::{PATIENCE, Rig, address, dns, ip, web};
 
 /// Connections that have to succeed while the proxy is restarted.
 const ENOUGH: usize = 200;
 
-in_every_mode! {
+in_every_kernel_mode! {
     fn c3_restart_keeps_udp_flows(plane: DataPlane) {
         let mut rig = Rig::start(plane, &[("dns.yaml", &dns(&["10.244.1.5", "10.244.2.5"]))]);
         let client = UdpClient::new(&rig, "10.244.1.9", "10.96.0.53:53");
@@ -99,14 +99,20 @@ in_every_mode! {
         let connections = connections.into_inner();
         assert!(connections > ENOUGH, "only {connections} connections: that proves nothing");
     }
+}
 
-    /// C11: connections end when their endpoint ends, not when it is taken out.
-    fn c11_connections_outlive_their_endpoint_in_the_service(plane: DataPlane) {
-        let rig = Rig::start(plane, &[("web.yaml", &web("", &["10.244.1.5"]))]);
-        let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
-        assert_eq!(connection.server, "10.244.1.5:8080");
-        rig.write("web.yaml", &web("", &["10.244.2.5"]));
-        rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.2.5:8080");
-        connection.assert_alive();
+mod connections {
+    use super::*;
+
+    in_every_mode! {
+        /// C11: connections end when their endpoint ends, not when it is taken out.
+        fn c11_connections_outlive_their_endpoint_in_the_service(plane: DataPlane) {
+            let rig = Rig::start(plane, &[("web.yaml", &web("", &["10.244.1.5"]))]);
+            let mut connection = Echo::connect(&rig, "10.244.1.9", "10.96.0.10:80");
+            assert_eq!(connection.server, "10.244.1.5:8080");
+            rig.write("web.yaml", &web("", &["10.244.2.5"]));
+            rig.expect_soon("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.2.5:8080");
+            connection.assert_alive();
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! The whole program at size, with real connections:
-//! `cargo bench --bench scale -- [--mode legacy|nft|nftables|ipvs]... [--services 10000] [--endpoints 10]`.
+//! `cargo bench --bench scale -- [--mode legacy|nft|nftables|userspace|ipvs]... [--services 10000] [--endpoints 10]`.
 //!
 //! An API server of the tests' own holds the objects; the proxy runs in a lab of network namespaces. Printed are the
 //! figures that an operator sees: how long after its start everything is reachable, how long after an API write traffic
@@ -58,6 +58,7 @@ enum Choice {
     Legacy,
     Nft,
     Nftables,
+    Userspace,
     Ipvs,
 }
 
@@ -67,6 +68,7 @@ impl Choice {
             Choice::Legacy => DataPlane::IptablesLegacy,
             Choice::Nft => DataPlane::IptablesNft,
             Choice::Nftables => DataPlane::Nftables,
+            Choice::Userspace => DataPlane::Userspace,
             Choice::Ipvs => DataPlane::Ipvs,
         }
     }
@@ -76,6 +78,7 @@ impl Choice {
             Choice::Legacy => "iptables legacy",
             Choice::Nft => "iptables nft",
             Choice::Nftables => "nftables",
+            Choice::Userspace => "userspace",
             Choice::Ipvs => "ipvs",
         }
     }

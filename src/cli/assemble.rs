@@ -10,6 +10,7 @@ use crate::kernel::sysctl;
 use crate::modes::iptables::{InvalidPackets, MasqueradePorts, Settings as IptablesSettings};
 use crate::modes::ipvs::{Settings as IpvsSettings, VirtualAddressing};
 use crate::modes::nftables::{Counting, Settings as NftablesSettings};
+use crate::modes::userspace::{Limits, Listeners, Settings as UserspaceSettings, Source};
 use crate::sync::compile;
 
 use super::proxy::Schedulers;
@@ -65,6 +66,20 @@ pub fn nftables_settings(config: &Config, node: Node) -> NftablesSettings {
         invalid: invalid_packets(config, is_liberal),
         counting: if config.service_counters { Counting::On } else { Counting::Off },
     }
+}
+
+/// What the userspace mode has to know of the configuration. Nobody listens for a plan that is only shown.
+pub fn userspace_settings(config: &Config, ports: Listeners) -> UserspaceSettings {
+    UserspaceSettings { mark: config.masquerade.mark, ports }
+}
+
+/// What this process carries at the most, with this many file descriptors.
+pub fn userspace_limits(config: &Config, descriptors: u64) -> Limits {
+    let source = match config.userspace.source {
+        config::SourceAddress::Replaced => Source::ThisNode,
+        config::SourceAddress::PreservedOnThisNode => Source::ClientWhereAnswersComeBack,
+    };
+    Limits { source, drain: config.userspace.drain_timeout, ..Limits::of_descriptors(descriptors) }
 }
 
 /// What node a plan is for.

@@ -10,6 +10,7 @@ use crate::model::Family;
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
 use crate::modes::ipvs::{self, DeviceUse, KubeProxy, Remains};
 use crate::modes::nftables::LeftTable;
+use crate::modes::userspace::LeftDelivery;
 use crate::modes::{Leftovers, Mode};
 
 #[derive(Args)]
@@ -50,6 +51,7 @@ fn clean_others(family: Family) -> Vec<String> {
         Box::new(Remains::new(family, Duration::ZERO)),
         Box::new(LeftTable::kube_proxys(family)),
         Box::new(LeftTable::ours(family)),
+        Box::new(LeftDelivery(family)),
     ];
     leftovers
         .iter_mut()

@@ -13,6 +13,7 @@ use crate::modes::Mode;
 use crate::modes::iptables::{self, Iptables};
 use crate::modes::ipvs::{self, Ipvs};
 use crate::modes::nftables::{self, Nftables};
+use crate::modes::userspace::{self, Listeners, Userspace};
 use crate::sync;
 
 use super::assemble;
@@ -55,7 +56,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 nftables::render(&settings, table)
             })?;
         }
-        ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
+        ModeName::Userspace => {
+            let settings = assemble::userspace_settings(&config, Listeners::default());
+            print::<Userspace<KernelNftables>>(&config, config.scheduler, |table| {
+                userspace::render(&settings, table)
+            })?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -159,6 +159,8 @@ pub(super) fn fill_own(own: &mut FerroviaConfiguration) {
     text(&mut own.audit_period, "1m0s");
     text_unless_empty(&mut own.ipvs_virtual_addresses, "routes");
     text(&mut own.ipvs_drain_timeout, "0s");
+    value(&mut own.preserve_source, false);
+    text(&mut own.userspace_drain_timeout, "0s");
 }
 
 fn value<T>(field: &mut Option<T>, default: T) {

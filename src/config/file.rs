@@ -185,6 +185,10 @@ pub struct FerroviaConfiguration {
     pub ipvs_drain_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_counters: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preserve_source: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace_drain_timeout: Option<String>,
 }
 
 #[derive(Deserialize)]

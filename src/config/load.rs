@@ -66,11 +66,6 @@ fn resolve_with_default(
     overlay.own(&flags.own, &mut own);
     let action = action(&flags.general, &mut overlay);
     warnings.extend(flags_without_effect(&overlay.given));
-    if kube_proxy.iptables.localhost_node_ports == Some(true) {
-        warnings.push(
-            "there are no NodePorts on 127.0.0.1: they would need route_localnet (CVE-2020-8558)".into(),
-        );
-    }
     if action == Action::Run && kube_proxy.mode.as_ref().is_none_or(String::is_empty) {
         kube_proxy.mode = Some(default().name().to_owned());
     }

@@ -51,6 +51,7 @@ pub struct Config {
     pub localhost_node_ports: bool,
     pub iptables_flavour: IptablesFlavour,
     pub ipvs: Ipvs,
+    pub userspace: Userspace,
     pub detect_local: DetectLocal,
     pub node_port_addresses: NodePortSetting,
     pub allowed_external_ips: AllowedExternalIps,
@@ -98,9 +99,6 @@ impl ModeName {
     pub const ALL: [ModeName; 4] =
         [ModeName::Userspace, ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
 
-    /// The modes that this build has.
-    pub const AVAILABLE: &'static [ModeName] = &[ModeName::Iptables, ModeName::Ipvs, ModeName::Nftables];
-
     pub fn name(self) -> &'static str {
         match self {
             ModeName::Userspace => "userspace",
@@ -126,6 +124,22 @@ pub enum IptablesFlavour {
     Auto,
     Legacy,
     Nft,
+}
+
+/// What only the userspace mode looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Userspace {
+    pub source: SourceAddress,
+    /// How long a removed endpoint may keep its connections; `None` is as long as they like.
+    pub drain_timeout: Option<Duration>,
+}
+
+/// Whose address endpoints see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceAddress {
+    Replaced,
+    /// The client's, where the policy keeps it and the endpoint is on this node.
+    PreservedOnThisNode,
 }
 
 /// What only the IPVS mode looks at.

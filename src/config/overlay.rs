@@ -241,5 +241,11 @@ impl Overlay {
         self.text("ipvs-virtual-addresses", &flags.ipvs_virtual_addresses, &mut own.ipvs_virtual_addresses);
         self.text("ipvs-drain-timeout", &flags.ipvs_drain_timeout, &mut own.ipvs_drain_timeout);
         self.boolean("service-counters", &flags.service_counters, &mut own.service_counters);
+        self.boolean("preserve-source", &flags.preserve_source, &mut own.preserve_source);
+        self.text(
+            "userspace-drain-timeout",
+            &flags.userspace_drain_timeout,
+            &mut own.userspace_drain_timeout,
+        );
     }
 }

@@ -14,7 +14,7 @@ use super::overlay::Overlay;
 use super::problem::Problems;
 use super::{
     Action, AllowedExternalIps, Config, DetectLocal, IptablesFlavour, LogFormat, Logging, Masquerade,
-    ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, Written,
+    ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, SourceAddress, Userspace, Written,
 };
 use crate::kernel::sysctl::Conntrack;
 use crate::model::{Family, Scheduler};
@@ -52,6 +52,13 @@ pub(super) fn validate(
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or_default(),
         iptables_flavour: iptables_flavour(&mut checks, &own),
         ipvs: ipvs::ipvs(&mut checks, &file.ipvs, &own),
+        userspace: Userspace {
+            source: match own.preserve_source {
+                Some(true) => SourceAddress::PreservedOnThisNode,
+                _ => SourceAddress::Replaced,
+            },
+            drain_timeout: checks.timeout("userspaceDrainTimeout", &own.userspace_drain_timeout),
+        },
         detect_local: detect_local(&mut checks, &file),
         node_port_addresses: node_port_addresses(&mut checks, &file),
         allowed_external_ips: allowed_external_ips(&mut checks, &file, &own),
@@ -70,12 +77,7 @@ pub(super) fn validate(
 fn mode(checks: &mut Checks, file: &KubeProxyConfiguration) -> ModeName {
     let typed = file.mode.as_deref().unwrap_or_default();
     match ModeName::ALL.into_iter().find(|mode| mode.name() == typed) {
-        Some(mode) if ModeName::AVAILABLE.contains(&mode) => mode,
-        Some(mode) => {
-            let has = ModeName::AVAILABLE.iter().map(|mode| mode.name()).collect::<Vec<_>>().join(", ");
-            checks.refuse("mode", &file.mode, format!("this build has no {typed} mode; it has: {has}"));
-            mode
-        }
+        Some(mode) => mode,
         None => {
             checks.refuse("mode", &file.mode, "must be userspace, iptables, ipvs or nftables");
             ModeName::Iptables

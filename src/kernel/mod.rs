@@ -3,10 +3,12 @@
 pub mod alarm;
 pub mod boot;
 pub mod conntrack;
+pub mod descriptors;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
 pub mod links;
+pub mod local_delivery;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;

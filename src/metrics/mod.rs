@@ -8,6 +8,7 @@ mod traffic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, Result, TextEncoder};
 
@@ -40,6 +41,14 @@ impl Metrics {
         let (kube_proxy, own) = (KubeProxy::new(&register)?, Own::new(&register)?);
         let traffic = ServiceTraffic::new(&register)?;
         Ok(Metrics { registry, kube_proxy, own, traffic, last_event: Arc::new(Mutex::new(now)) })
+    }
+
+    /// Adds what a mode counts.
+    ///
+    /// # Errors
+    /// If there are metrics of those names already.
+    pub fn add(&self, figures: Box<dyn Collector>) -> Result<()> {
+        self.registry.register(figures)
     }
 
     /// The source said something: it is alive (k8s#76338).

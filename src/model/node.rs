@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Family;
+use super::{Destination, Family, FrontendKey, Protocol};
 
 /// The node-wide part of the table. A change of it may concern every ServicePort.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,20 @@ impl NodePolicy {
     pub fn is_for_cluster_ips(&self, address: IpAddr) -> bool {
         self.service_networks.iter().any(|network| network.contains(&address))
             && self.addresses.binary_search(&address).is_err()
+    }
+
+    /// What a packet to this address reaches, by whatever knows the owners of frontends. An address of a Service comes
+    /// before NodePorts, whatever the address.
+    pub fn reached<T>(
+        &self,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+        owner: impl Fn(FrontendKey) -> Option<T>,
+    ) -> Option<T> {
+        let at = |destination| owner(FrontendKey { destination, protocol, port });
+        at(Destination::Address(address))
+            .or_else(|| self.has_node_ports(address).then(|| at(Destination::Node)).flatten())
     }
 
     /// Whether NodePorts listen on `address`. Never on loopback: that would need `route_localnet` (CVE-2020-8558).
@@ -88,6 +102,14 @@ impl LocalTraffic {
             LocalTraffic::Undetected => false,
             LocalTraffic::Sources(networks) => networks.iter().any(|network| family.contains(network)),
             LocalTraffic::Interface(_) | LocalTraffic::InterfacePrefix(_) => true,
+        }
+    }
+
+    /// An interface that pods' packets may come by, where that is how they are told.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            LocalTraffic::Interface(name) | LocalTraffic::InterfacePrefix(name) => Some(name),
+            LocalTraffic::Undetected | LocalTraffic::Sources(_) => None,
         }
     }
 

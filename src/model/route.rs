@@ -6,7 +6,9 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Endpoint, Frontend, NodePolicy, Protocol, ServicePort, ServiceTable, TrafficPolicy, Verdict};
+use super::{
+    Endpoint, Family, Frontend, NodePolicy, Protocol, ServicePort, ServiceTable, TrafficPolicy, Verdict,
+};
 
 /// The first packet of a connection, as it reaches this node or leaves a process on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +82,10 @@ pub fn route(table: &ServiceTable, packet: &Packet<'_>) -> Outcome {
     let Some((port, frontend)) = table.reached(packet.destination, packet.protocol, packet.port) else {
         return unserved(table, packet.destination);
     };
-    match frontend {
-        Frontend::ClusterIp(_) => internal(table, port, packet),
-        _ => external(table.node(), port, frontend, packet, detects_local_traffic(table)),
+    match judge(table.node(), port, frontend, packet) {
+        Ruling::Forward(policy, source) => forward(port.endpoints(policy), packet, source),
+        Ruling::Reject => Outcome::Reject,
+        Ruling::Drop => Outcome::Drop,
     }
 }
 
@@ -96,8 +99,22 @@ fn unserved(table: &ServiceTable, destination: IpAddr) -> Outcome {
     }
 }
 
-fn detects_local_traffic(table: &ServiceTable) -> bool {
-    table.node().local_traffic.detects(table.family())
+/// What becomes of a packet to a frontend, before an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// To an endpoint of this policy. One that is reached from itself is masqueraded in any case.
+    Forward(TrafficPolicy, Source),
+    Reject,
+    Drop,
+}
+
+/// What becomes of a packet to this frontend of `port`.
+pub fn judge(node: &NodePolicy, port: &ServicePort, frontend: &Frontend, packet: &Packet<'_>) -> Ruling {
+    let detects_local = node.local_traffic.detects(Family::of(packet.destination));
+    match frontend {
+        Frontend::ClusterIp(_) => internal(node, port, packet, detects_local),
+        _ => external(node, port, frontend, packet, detects_local),
+    }
 }
 
 fn is_local_traffic(node: &NodePolicy, packet: &Packet<'_>) -> bool {
@@ -106,16 +123,15 @@ fn is_local_traffic(node: &NodePolicy, packet: &Packet<'_>) -> bool {
 
 /// Traffic to a ClusterIP. From off the cluster it is masqueraded: the client's route leads to this node, the endpoint's
 /// may not lead back here.
-fn internal(table: &ServiceTable, port: &ServicePort, packet: &Packet<'_>) -> Outcome {
-    let node = table.node();
-    let off_cluster = detects_local_traffic(table) && !is_local_traffic(node, packet);
+fn internal(node: &NodePolicy, port: &ServicePort, packet: &Packet<'_>, detects_local: bool) -> Ruling {
+    let off_cluster = detects_local && !is_local_traffic(node, packet);
     match port.internal {
         Verdict::Forward(policy) if node.masquerade_all || off_cluster => {
-            forward(port.endpoints(policy), packet, Source::Masqueraded)
+            Ruling::Forward(policy, Source::Masqueraded)
         }
-        Verdict::Forward(policy) => forward(port.endpoints(policy), packet, Source::Kept),
-        Verdict::Reject => Outcome::Reject,
-        Verdict::Drop => Outcome::Drop,
+        Verdict::Forward(policy) => Ruling::Forward(policy, Source::Kept),
+        Verdict::Reject => Ruling::Reject,
+        Verdict::Drop => Ruling::Drop,
     }
 }
 
@@ -125,28 +141,28 @@ fn external(
     frontend: &Frontend,
     packet: &Packet<'_>,
     detects_local: bool,
-) -> Outcome {
+) -> Ruling {
     // A Service without endpoints has nothing to guard: everybody is told so, as kube-proxy does.
     if port.external == Verdict::Reject {
-        return Outcome::Reject;
+        return Ruling::Reject;
     }
     if !is_allowed(port, frontend, packet.source) {
-        return Outcome::Drop;
+        return Ruling::Drop;
     }
     if port.short_circuit() {
         if detects_local && is_local_traffic(node, packet) {
-            return forward(&port.cluster, packet, Source::Kept);
+            return Ruling::Forward(TrafficPolicy::Cluster, Source::Kept);
         }
         // The address may be one of the node's own, and then it is the source too: an endpoint could not answer it.
         if is_own(node, packet.source) {
-            return forward(&port.cluster, packet, Source::Masqueraded);
+            return Ruling::Forward(TrafficPolicy::Cluster, Source::Masqueraded);
         }
     }
     match port.external {
-        Verdict::Forward(TrafficPolicy::Cluster) => forward(&port.cluster, packet, Source::Masqueraded),
-        Verdict::Forward(TrafficPolicy::Local) => forward(&port.local, packet, Source::Kept),
-        Verdict::Reject => Outcome::Reject,
-        Verdict::Drop => Outcome::Drop,
+        Verdict::Forward(policy @ TrafficPolicy::Cluster) => Ruling::Forward(policy, Source::Masqueraded),
+        Verdict::Forward(policy @ TrafficPolicy::Local) => Ruling::Forward(policy, Source::Kept),
+        Verdict::Reject => Ruling::Reject,
+        Verdict::Drop => Ruling::Drop,
     }
 }
 

@@ -87,15 +87,15 @@ impl Scheduler {
             Scheduler::SourceHash => "iptables, ipvs, nftables, userspace",
             Scheduler::WeightedRoundRobin
             | Scheduler::WeightedLeastConnection
-            | Scheduler::DestinationHash
+            | Scheduler::Maglev
+            | Scheduler::PowerOfTwo => "ipvs, userspace",
+            Scheduler::DestinationHash
             | Scheduler::ShortestExpectedDelay
             | Scheduler::NeverQueue
-            | Scheduler::Maglev
             | Scheduler::LocalityLeastConnection
             | Scheduler::LocalityLeastConnectionReplicated
             | Scheduler::WeightedFailover
-            | Scheduler::WeightedOverflow
-            | Scheduler::PowerOfTwo => "ipvs",
+            | Scheduler::WeightedOverflow => "ipvs",
         }
     }
 }

@@ -112,6 +112,11 @@ impl ServicePort {
         }
     }
 
+    /// The frontend that has this key.
+    pub fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        self.frontends.iter().find(|frontend| self.key(frontend) == *key)
+    }
+
     /// Addresses of endpoints that may reach themselves through this ServicePort, with repetitions.
     pub fn hairpin_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let endpoints = self.cluster.iter().chain(&self.local);

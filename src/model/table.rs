@@ -123,18 +123,9 @@ impl ServiceTable {
         protocol: Protocol,
         port: u16,
     ) -> Option<(&Arc<ServicePort>, &Frontend)> {
-        let owner = |destination| {
-            let key = FrontendKey { destination, protocol, port };
+        self.node.reached(address, protocol, port, |key| {
             let owner = self.frontends.get(&key)?;
-            owner
-                .frontends
-                .iter()
-                .find(|frontend| owner.key(frontend) == key)
-                .map(|frontend| (owner, frontend))
-        };
-        owner(Destination::Address(address)).or_else(|| {
-            let listens = self.node.has_node_ports(address);
-            listens.then(|| owner(Destination::Node)).flatten()
+            owner.frontend(&key).map(|frontend| (owner, frontend))
         })
     }
 

@@ -6,7 +6,9 @@
 pub mod iptables;
 pub mod ipvs;
 mod leftovers;
+pub mod localhost;
 pub mod nftables;
+pub mod userspace;
 mod watched;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! The ways to forward that the cases are run with.
 
-use ferrovia::model::route::Outcome;
+use ferrovia::lab::flows::FlowTable;
+use ferrovia::model::Protocol;
+use ferrovia::model::route::{Outcome, Source};
 
 /// What a command line makes the program forward with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +11,7 @@ pub enum DataPlane {
     IptablesNft,
     Ipvs,
     Nftables,
+    Userspace,
 }
 
 impl DataPlane {
@@ -20,6 +23,7 @@ impl DataPlane {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => "iptables",
             DataPlane::Ipvs => "ipvs",
             DataPlane::Nftables => "nftables",
+            DataPlane::Userspace => "userspace",
         };
         ["--proxy-mode", mode, "--iptables-flavour", self.flavour()]
     }
@@ -29,7 +33,7 @@ impl DataPlane {
     pub fn flavour(self) -> &'static str {
         match self {
             DataPlane::IptablesLegacy | DataPlane::Ipvs => "legacy",
-            DataPlane::IptablesNft | DataPlane::Nftables => "nft",
+            DataPlane::IptablesNft | DataPlane::Nftables | DataPlane::Userspace => "nft",
         }
     }
 
@@ -40,6 +44,7 @@ impl DataPlane {
             DataPlane::IptablesNft => "iptables-nft-save -t nat",
             DataPlane::Ipvs => "ipvsadm -Ln",
             DataPlane::Nftables => "nft list ruleset",
+            DataPlane::Userspace => "curl -sS http://127.0.0.1:10249/metrics",
         }
     }
 
@@ -47,16 +52,33 @@ impl DataPlane {
     pub fn unused(self) -> Outcome {
         match self {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => Outcome::Untouched,
-            DataPlane::Ipvs | DataPlane::Nftables => Outcome::Reject,
+            DataPlane::Ipvs | DataPlane::Nftables | DataPlane::Userspace => Outcome::Reject,
         }
     }
 
     /// What becomes of packets to an address that no Service has, though Services may get it.
     pub fn unallocated(self) -> Outcome {
         match self {
-            DataPlane::IptablesLegacy | DataPlane::IptablesNft | DataPlane::Ipvs => Outcome::Untouched,
             DataPlane::Nftables => Outcome::Drop,
+            _ => Outcome::Untouched,
         }
+    }
+
+    /// What a flow table says of this way to forward. The userspace mode has the exceptions that its README names: endpoints
+    /// see this node's address, and SCTP is not spoken.
+    pub fn expected(self, table: &FlowTable) -> FlowTable {
+        let table = table.clone().with(&Outcome::Unused, &self.unused());
+        let mut table = table.with(&Outcome::Unallocated, &self.unallocated());
+        if self == DataPlane::Userspace {
+            table.flows.retain(|flow| flow.protocol != Protocol::Sctp);
+            for flow in &mut table.flows {
+                if let Outcome::Forward(targets) = &mut flow.outcome {
+                    targets.iter_mut().for_each(|target| target.source = Source::Masqueraded);
+                    targets.sort();
+                }
+            }
+        }
+        table
     }
 
     /// An endpoint, or what it begins with, as the listing has it.
@@ -65,6 +87,7 @@ impl DataPlane {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => format!("--to-destination {endpoint}"),
             DataPlane::Ipvs => format!("-> {endpoint}"),
             DataPlane::Nftables => format!(": {}", endpoint.replace(':', " . ")),
+            DataPlane::Userspace => format!("endpoint=\"{endpoint}"),
         }
     }
 }
@@ -72,6 +95,18 @@ impl DataPlane {
 /// Makes a test of each case for every way to forward. Those that the kernel of the host may lack are for the guest kernel
 /// that `tests/guest.rs` boots.
 macro_rules! in_every_mode {
+    ($($(#[$attribute:meta])* fn $name:ident($plane:ident: DataPlane) $body:block)*) => {
+        crate::common::data_plane::in_every_kernel_mode! {
+            $($(#[$attribute])* fn $name($plane: DataPlane) $body)*
+        }
+        mod userspace {
+            $(#[test] fn $name() { super::$name(crate::common::data_plane::DataPlane::Userspace) })*
+        }
+    };
+}
+
+/// The same without the userspace mode: what is about flows and clients that outlive the process.
+macro_rules! in_every_kernel_mode {
     ($($(#[$attribute:meta])* fn $name:ident($plane:ident: DataPlane) $body:block)*) => {
         crate::common::data_plane::in_both_flavours! {
             $($(#[$attribute])* fn $name($plane: DataPlane) $body)*
@@ -102,4 +137,4 @@ macro_rules! in_both_flavours {
     };
 }
 
-pub(crate) use {in_both_flavours, in_every_mode};
+pub(crate) use {in_both_flavours, in_every_kernel_mode, in_every_mode};

@@ -11,7 +11,6 @@ use ferrovia::lab::proxy::{LAB_FLAGS, Proxy, healthz, remove_manifest, write_man
 use ferrovia::lab::runner::{self, Spread};
 use ferrovia::lab::{Lab, LabError, Observed, flows};
 use ferrovia::model::Protocol;
-use ferrovia::model::route::Outcome;
 
 use super::data_plane::DataPlane;
 
@@ -159,8 +158,7 @@ impl Rig {
 
     /// Every line that does not hold, with what was seen instead.
     pub fn mismatches(&self, table: &flows::FlowTable, spread: Spread) -> Vec<String> {
-        let table = table.clone().with(&Outcome::Unused, &self.plane.unused());
-        let table = table.with(&Outcome::Unallocated, &self.plane.unallocated());
+        let table = self.plane.expected(table);
         let mismatches =
             runner::run(&self.lab, &table, spread).unwrap_or_else(|error| panic!("{}", chain(error)));
         mismatches.iter().map(ToString::to_string).collect()

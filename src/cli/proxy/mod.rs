@@ -2,6 +2,7 @@
 
 mod choice;
 mod io;
+mod localhost;
 mod panics;
 mod planes;
 
@@ -11,7 +12,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::config::{self, Action, Config, Flags, ModeName, Source};
@@ -22,9 +23,12 @@ use crate::kernel::ipvs::KernelIpvs;
 use crate::kernel::{links, sysctl};
 use crate::metrics::Metrics;
 use crate::modes::Mode;
+use crate::modes::userspace::{DRAIN_TIMEOUT, Figures};
 use crate::sync::compile::Compiler;
 use crate::sync::objects::Reason;
+use crate::sync::plane::Plane;
 use crate::sync::report::Reporter;
+use crate::sync::schedule::Bounds;
 use crate::sync::store::Store;
 use crate::sync::{Input, Sync};
 
@@ -77,22 +81,30 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         ModeName::Iptables => drive(config, planes::iptables(config)?),
         ModeName::Ipvs => drive(config, planes::ipvs(config)?),
         ModeName::Nftables => drive(config, planes::nftables(config)?),
-        ModeName::Userspace => bail!("this build has no {} mode", config.mode.name()),
+        ModeName::Userspace => drive(config, planes::userspace(config)?),
     }
 }
 
 fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
-    let Planes { mut of_families, schedulers } = planes;
+    let Planes { mut of_families, schedulers, engine } = planes;
     let (inputs, received) = mpsc::channel();
-    for (_, plane) in &mut of_families {
+    for (_, mode) in &mut of_families {
         let inputs = inputs.clone();
         // Nobody listens any more: stopping already.
         let ring = move || drop(inputs.send(Input::Drift));
-        plane.mode.alert(Box::new(ring)).context("cannot wait for changes of others")?;
+        mode.alert(Box::new(ring)).context("cannot wait for changes of others")?;
     }
     let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
+    if let Some(engine) = &engine {
+        metrics.add(Box::new(Figures::new(Arc::clone(&engine.shared))?))?;
+    }
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
+    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+    let of_families: Vec<_> = localhost::add(config, of_families)?
+        .into_iter()
+        .map(|(table, mode)| (table, Plane::new(mode, bounds, config.periods.audit, Instant::now())))
+        .collect();
     let families = of_families.iter().map(|(table, _)| table.family());
     let (health_checks, wanted_checks) = families
         .map(|family| (family, watch::channel(HealthChecks::default())))
@@ -119,6 +131,9 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
     let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
     Sync::new(store, Compiler::new(settings), of_families, Box::new(conntrack), reporter).run(&received);
     tracing::info!("Stopping; what was written stays in force");
+    if let Some(engine) = engine {
+        engine.drain(DRAIN_TIMEOUT);
+    }
     Ok(())
 }
 

@@ -1,15 +1,17 @@
 //! The data plane that was asked for, one for each address family that this machine has.
 
 use std::io;
-use std::time::Instant;
+use std::sync::Arc;
 
 use anyhow::bail;
 
 use crate::cli::assemble;
 use crate::config::{self, Config};
+use crate::kernel::descriptors;
 use crate::kernel::ipset::KernelSets;
 use crate::kernel::iptables::{self, Door, Flavour, Programs};
 use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
+use crate::kernel::local_delivery::KernelDelivery;
 use crate::kernel::nftables::probe::{Ability, probe};
 use crate::kernel::nftables::{self as door, KernelNftables, NftablesError};
 use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
@@ -18,14 +20,15 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
+use crate::modes::userspace::{Engine, LeftDelivery, Userspace};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
-use crate::sync::plane::Plane;
-use crate::sync::schedule::Bounds;
 
 /// A mode, ready to be driven.
 pub struct Planes<M: Mode> {
-    pub of_families: Vec<(ServiceTable, Plane<M>)>,
+    pub of_families: Vec<(ServiceTable, M)>,
     pub schedulers: Schedulers,
+    /// Where this process carries the connections.
+    pub engine: Option<Engine>,
 }
 
 /// The schedulers of a mode on this kernel.
@@ -88,10 +91,14 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
         let settings = assemble::iptables_settings(config, Some(&programs));
         let (family, flavour) = (programs.family(), programs.flavour());
         let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
-        leftovers.extend([boxed(remains(config, family)), boxed(LeftTable::ours(family))]);
+        leftovers.extend([
+            boxed(remains(config, family)),
+            boxed(LeftTable::ours(family)),
+            boxed(LeftDelivery(family)),
+        ]);
         Ok(Iptables::new(programs, settings).in_place_of(leftovers))
     })?;
-    Ok(Planes { of_families, schedulers })
+    Ok(Planes { of_families, schedulers, engine: None })
 }
 
 pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
@@ -107,10 +114,10 @@ pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
         };
         let doors = doors(family, settings.virtual_addresses)?;
         let mut leftovers = leftovers(family, flavour, device);
-        leftovers.push(boxed(LeftTable::ours(family)));
+        leftovers.extend([boxed(LeftTable::ours(family)), boxed(LeftDelivery(family))]);
         Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers))
     })?;
-    Ok(Planes { of_families, schedulers })
+    Ok(Planes { of_families, schedulers, engine: None })
 }
 
 /// nf_tables needs no programs. Those of iptables are only for taking out what they put in.
@@ -129,10 +136,37 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
             boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
             boxed(remains(config, family)),
             boxed(LeftTable::kube_proxys(family)),
+            boxed(LeftDelivery(family)),
         ]);
         Ok(Nftables::new(family, door, watch, settings).in_place_of(leftovers))
     })?;
-    Ok(Planes { of_families, schedulers })
+    Ok(Planes { of_families, schedulers, engine: None })
+}
+
+/// Connections by this process, which nf_tables gives it.
+pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<KernelNftables>>> {
+    let schedulers = Schedulers::of_mode::<Userspace<KernelNftables>>(config)?;
+    tracing::info!(mode = config.mode.name(), node = config.node_name, "Starting");
+    let limits = assemble::userspace_limits(config, descriptors::raise_limit());
+    let engine = Engine::start(limits, Arc::default())?;
+    let settings = assemble::userspace_settings(config, engine.listeners);
+    let of_families = planes(config, |family| {
+        if !engine.families.contains(&family) {
+            bail!("nobody listens for it");
+        }
+        let (door, watch) = nftables::open(family)?;
+        let delivery = Box::new(KernelDelivery::open(family, settings.mark)?);
+        let rules = Programs::installed(family).into_iter().map(|programs| boxed(OtherFlavour(programs)));
+        let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
+        leftovers.extend([
+            boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
+            boxed(remains(config, family)),
+            boxed(LeftTable::kube_proxys(family)),
+        ]);
+        let frontends = Arc::clone(&engine.shared.frontends);
+        Ok(Userspace::new(family, door, watch, delivery, frontends, settings).in_place_of(leftovers))
+    })?;
+    Ok(Planes { of_families, schedulers, engine: Some(engine) })
 }
 
 /// Services that are not counted are better than none.
@@ -227,7 +261,7 @@ fn doors(family: Family, addressing: VirtualAddressing) -> anyhow::Result<Doors>
 fn for_each_family<M: Mode>(
     config: &Config,
     make: impl Fn(Programs) -> anyhow::Result<M>,
-) -> anyhow::Result<Vec<(ServiceTable, Plane<M>)>> {
+) -> anyhow::Result<Vec<(ServiceTable, M)>> {
     let flavour = match assemble::flavour(config) {
         Some(flavour) => flavour,
         None => Flavour::detect()?,
@@ -245,16 +279,12 @@ fn primary(config: &Config) -> Family {
 fn planes<M: Mode>(
     config: &Config,
     make: impl Fn(Family) -> anyhow::Result<M>,
-) -> anyhow::Result<Vec<(ServiceTable, Plane<M>)>> {
-    let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
+) -> anyhow::Result<Vec<(ServiceTable, M)>> {
     let mut planes = Vec::new();
     let mut reasons = Vec::new();
     for family in Family::ALL {
         match make(family) {
-            Ok(mode) => {
-                let plane = Plane::new(mode, bounds, config.periods.audit, Instant::now());
-                planes.push((ServiceTable::new(family), plane));
-            }
+            Ok(mode) => planes.push((ServiceTable::new(family), mode)),
             Err(error) => {
                 let error = with_hint(error);
                 tracing::warn!(%family, error = format!("{error:#}"), "No Services of this address family");

@@ -15,7 +15,7 @@ pub struct DataPlane {
     /// Bit of the packet mark that says masquerade, 0 to 31 [default: 14]
     #[arg(long, value_name = "BIT", allow_hyphen_values = true)]
     pub iptables_masquerade_bit: Option<String>,
-    /// Accepted; NodePorts on 127.0.0.1 would open it to the network (CVE-2020-8558)
+    /// NodePorts on 127.0.0.1 and ::1, in every mode, without route_localnet (CVE-2020-8558) [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub iptables_localhost_nodeports: Option<String>,
     /// How often to retry, at the least, and to look after what others changed [default: 30s]

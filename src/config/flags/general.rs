@@ -133,6 +133,13 @@ pub struct Own {
     /// Count connections, packets and bytes of each Service, in the nftables mode [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub service_counters: Option<String>,
+    /// In the userspace mode, let endpoints on this node see the client's address where the policy keeps it
+    /// [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub preserve_source: Option<String>,
+    /// How long a removed endpoint may keep its connections in the userspace mode; 0 has no bound [default: 0s]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub userspace_drain_timeout: Option<String>,
 }
 
 /// Flags of kube-proxy that mean nothing here: for Windows, or of libraries that it links. Accepted and ignored.

@@ -179,10 +179,10 @@ fn what_cannot_be_is_refused_with_flag_and_value() {
 #[test]
 fn all_problems_are_reported_together() {
     let problems =
-        from_flags("--oom-score-adj=9999 --proxy-mode=userspace --conntrack-min=x --audit-period=-1s")
+        from_flags("--oom-score-adj=9999 --proxy-mode=usrspace --conntrack-min=x --audit-period=-1s")
             .unwrap_err();
     let expected = "--conntrack-min=x: must be a number in range\n\
-                    --proxy-mode=userspace: this build has no userspace mode; it has: iptables, ipvs, nftables\n\
+                    --proxy-mode=usrspace: must be userspace, iptables, ipvs or nftables\n\
                     --audit-period=-1s: must not be negative\n\
                     --oom-score-adj=9999: must be within -1000 to 1000";
     assert_eq!(problems.to_string(), expected);
@@ -190,10 +190,10 @@ fn all_problems_are_reported_together() {
 
 #[test]
 fn problems_of_a_file_name_its_fields() {
-    let text = "iptables:\n  masqueradeBit: 32\nconntrack:\n  udpTimeout: 1\u{2d}2s\nmode: userspace\n";
+    let text = "iptables:\n  masqueradeBit: 32\nconntrack:\n  udpTimeout: 1\u{2d}2s\nmode: usrspace\n";
     let problems = from_file(text, "-v=x").unwrap_err();
     let expected = "--v=x: must be a number in range\n\
-                    mode: \"userspace\": this build has no userspace mode; it has: iptables, ipvs, nftables\n\
+                    mode: \"usrspace\": must be userspace, iptables, ipvs or nftables\n\
                     iptables.masqueradeBit: \"32\": must be within 0 to 31\n\
                     conntrack.udpTimeout: \"1-2s\": must have units: ns, us, ms, s, m or h";
     assert_eq!(problems.to_string(), expected);
@@ -328,6 +328,7 @@ fn what_is_written_reads_back() {
          --ipvs-strict-arp --ipvs-udp-timeout=90s --ipvs-virtual-addresses=device --ipvs-drain-timeout=5m \
          --ipvs-sync-period=1m --ipvs-min-sync-period=2s --masquerade-all",
         "--ipvs-scheduler=mh --ipvs-scheduler-flags=",
+        "--proxy-mode=userspace --scheduler=lc --preserve-source --userspace-drain-timeout=3m",
         "--oom-score-adj=0 --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0",
     ] {
         let config = from_flags(line).unwrap();
@@ -381,9 +382,6 @@ fn what_has_no_effect_is_said() {
     let text = "enableProfiling: true\nlogging: {vmodule: [{filePattern: a, verbosity: 1}]}";
     let file = from_file(text, "").unwrap().warnings;
     assert!(has(&file, "profiling") && has(&file, "vmodule"), "{file:?}");
-    let localhost = |line| has(&from_flags(line).unwrap().warnings, "127.0.0.1");
-    assert!(localhost("--iptables-localhost-nodeports"), "somebody relies on it");
-    assert!(!localhost("") && !localhost("--iptables-localhost-nodeports=false"));
 }
 
 #[test]

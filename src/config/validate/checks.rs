@@ -13,7 +13,7 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 43] = [
+const FLAGS: [(&str, &str); 44] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
@@ -57,6 +57,7 @@ const FLAGS: [(&str, &str); 43] = [
     ("oomScoreAdj", "oom-score-adj"),
     ("scheduler", "scheduler"),
     ("serviceCounters", "service-counters"),
+    ("userspaceDrainTimeout", "userspace-drain-timeout"),
 ];
 
 pub(super) struct Checks {
@@ -241,6 +242,7 @@ mod tests {
             ipvs_virtual_addresses: text(),
             ipvs_drain_timeout: text(),
             service_counters: Some(true),
+            userspace_drain_timeout: text(),
             ..Default::default()
         };
         let own = serde_json::to_value(own).unwrap();

@@ -42,6 +42,11 @@ impl Statement {
             }
             Statement::IsLocal(selector) => compare(to, selector, Equal, &LOCAL.to_ne_bytes()),
             Statement::IsNotLocal(selector) => compare(to, selector, NotEqual, &LOCAL.to_ne_bytes()),
+            Statement::IsTransparent => {
+                let (register, comparison) = (Register::slot(0), Equal);
+                to.push(Expression::SocketTransparent { into: register });
+                to.push(Expression::Compare { from: register, comparison, data: [1].into() });
+            }
             Statement::SetBits { of, bits } => change_mark(to, *of, !bits, *bits),
             Statement::KeepBits { of, bits } => change_mark(to, *of, *bits, 0),
             Statement::FlipBits { of, bits } => change_mark(to, *of, u32::MAX, *bits),
@@ -93,6 +98,13 @@ fn linearize_reference(to: &mut Vec<Expression>, statement: &Statement) {
         Statement::Redirect(port) => {
             to.push(immediate(&port.to_be_bytes(), 0));
             Expression::Redirect { port: Some(from), flags: NatFlags::default() }
+        }
+        Statement::TransparentProxy(address) => {
+            let (ip, port) = (Register::slot(0), Register::slot(4));
+            to.push(immediate(&octets(address.ip()), 0));
+            to.push(immediate(&address.port().to_be_bytes(), 4));
+            let family = Family::of(address.ip());
+            Expression::TransparentProxy { family, address: Some(ip), port: Some(port) }
         }
         Statement::Verdict(verdict) => Expression::Verdict(verdict.clone()),
         Statement::Masquerade(flags) => Expression::Masquerade(*flags),

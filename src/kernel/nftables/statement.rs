@@ -2,7 +2,7 @@
 //! in the sibling module says how the kernel executes it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -46,6 +46,8 @@ pub enum Statement {
     /// `fib daddr type local`. The selector is an [`AddressType`](Selector::AddressType).
     IsLocal(Selector),
     IsNotLocal(Selector),
+    /// The packet is for a transparent socket. `socket transparent 1`
+    IsTransparent,
     /// `ip daddr . meta l4proto @services`
     Lookup {
         key: Vec<Selector>,
@@ -99,6 +101,8 @@ pub enum Statement {
     Masquerade(NatFlags),
     /// `redirect to :8080`
     Redirect(u16),
+    /// To who listens there. In a rule that matches one of TCP and UDP. `tproxy to 127.0.0.1:15001`
+    TransparentProxy(SocketAddr),
     Reject(Reject),
     /// `counter`
     Counter,
@@ -185,6 +189,7 @@ impl fmt::Display for Statement {
             Statement::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
             Statement::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
             Statement::IsLocal(selector) => write!(f, "{selector} local"),
+            Statement::IsTransparent => f.write_str("socket transparent 1"),
             Statement::IsNotLocal(selector) => write!(f, "{selector} != local"),
             Statement::Lookup { key, membership: Membership::In, set } => {
                 write!(f, "{} @{set}", Concatenation(key))
@@ -215,6 +220,7 @@ fn write_effect(f: &mut fmt::Formatter<'_>, statement: &Statement) -> fmt::Resul
         Statement::DestinationNat(target) => write!(f, "dnat {target}"),
         Statement::SourceNat(target, flags) => write!(f, "snat {target}{flags}"),
         Statement::Masquerade(flags) => write!(f, "masquerade{flags}"),
+        Statement::TransparentProxy(to) => write!(f, "tproxy to {to}"),
         Statement::Redirect(port) => write!(f, "redirect to :{port}"),
         Statement::Reject(rejection) => write!(f, "{rejection}"),
         Statement::Counter => f.write_str("counter"),

@@ -1,24 +1,24 @@
 //! The nftables mode: Services as elements of a few maps. `README.md` shows the packet's way.
 
 mod affinity;
-mod base;
+pub(super) mod base;
 mod building;
 mod classes;
-mod cleanup;
+pub(super) mod cleanup;
 mod edits;
 mod error;
 mod held;
 mod hooks;
-mod key;
+pub(super) mod key;
 mod ledger;
 mod member;
-mod names;
+pub(super) mod names;
 mod numbers;
 mod objects;
 mod observe;
 mod plan;
 mod planner;
-mod pods;
+pub(super) mod pods;
 mod render;
 mod slots;
 #[cfg(test)]

@@ -60,6 +60,14 @@ impl Pods {
         }
     }
 
+    /// A match that holds for what comes in by an interface of pods, where that is how they are told.
+    pub fn by_interface(&self) -> Option<Statement> {
+        match self.told_by {
+            ToldBy::Nothing | ToldBy::Sources(_) => None,
+            ToldBy::Interface(_) | ToldBy::InterfacePrefix(_) => self.are_the_source(Path::Prerouting).pop(),
+        }
+    }
+
     /// Matches that all hold for what does not.
     pub fn are_not_the_source(&self, path: Path) -> Vec<Statement> {
         match &self.told_by {

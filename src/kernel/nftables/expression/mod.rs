@@ -165,6 +165,10 @@ pub enum Expression {
         lookup: FibLookup,
         into: Register,
     },
+    /// Whether the packet is for a transparent socket of this node, as 1 byte. Since Linux 4.18.
+    SocketTransparent {
+        into: Register,
+    },
     Compare {
         from: Register,
         comparison: Comparison,
@@ -218,6 +222,12 @@ pub enum Expression {
     Redirect {
         port: Option<Register>,
         flags: NatFlags,
+    },
+    /// Gives the packet to a transparent socket of this node that listens there. Since Linux 4.19.
+    TransparentProxy {
+        family: Family,
+        address: Option<Register>,
+        port: Option<Register>,
     },
     Reject(Rejection),
     /// Counts packets and bytes. What it has counted is not read.

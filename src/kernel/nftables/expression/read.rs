@@ -8,7 +8,7 @@ use super::super::verdict::Verdict;
 use super::super::wire::Fields;
 use super::write::{
     ADDRESS_TYPE, COMPARISONS, COUNTER, CT_KEYS, DATA, FAMILIES, FIB_LOOKUPS, HEADERS, META_KEYS, NAME,
-    NUMBERINGS, SET_CHANGES, TRANSLATIONS, VALUE, VERDICT, VERDICT_REGISTER,
+    NUMBERINGS, SET_CHANGES, TRANSLATIONS, TRANSPARENT, VALUE, VERDICT, VERDICT_REGISTER,
 };
 use super::{CtDirection, Expression, Membership, MetaKey, NatFlags, Register, Rejection};
 use crate::kernel::netlink::Attributes;
@@ -32,6 +32,7 @@ fn known(name: &str, fields: Fields<'_>) -> Option<Expression> {
         "meta" => meta(&fields.only(&[1, 2, 3])?),
         "ct" => ct(&fields.only(&[1, 2, 3, 4])?),
         "fib" => fib(&fields.only(&[1, 2, 3])?),
+        "socket" => socket(&fields.only(&[1, 2])?),
         "cmp" => compare(&fields.only(&[1, 2, 3])?),
         "bitwise" => bitwise(&fields.only(&[1, 2, 3, 4, 5, 6])?),
         "immediate" => immediate(&fields.only(&[1, 2])?),
@@ -41,6 +42,7 @@ fn known(name: &str, fields: Fields<'_>) -> Option<Expression> {
         "nat" => nat(&fields.only(&[1, 2, 3, 4, 5, 6, 7])?),
         "masq" => fields.only(&[1]).and_then(|fields| masquerade(&fields)),
         "redir" => redirect(&fields.only(&[1, 2, 3])?),
+        "tproxy" => transparent_proxy(&fields.only(&[1, 2, 3])?),
         "reject" => reject(&fields.only(&[1, 2])?),
         "counter" => fields.only(&[1, 2, 3]).map(|_| Expression::Counter),
         "objref" => objref(&fields.only(&[1, 2, 3, 4, 5])?),
@@ -101,6 +103,11 @@ fn fib(fields: &Fields<'_>) -> Option<Expression> {
     let lookup = value_of(&FIB_LOOKUPS, fields, 3)?;
     let is_address_type = fields.u32(2) == Some(ADDRESS_TYPE);
     is_address_type.then_some(Expression::Fib { lookup, into: register(fields, 1)? })
+}
+
+fn socket(fields: &Fields<'_>) -> Option<Expression> {
+    let is_transparent = fields.u32(1) == Some(TRANSPARENT);
+    is_transparent.then_some(Expression::SocketTransparent { into: register(fields, 2)? })
 }
 
 fn compare(fields: &Fields<'_>) -> Option<Expression> {
@@ -189,6 +196,11 @@ fn redirect(fields: &Fields<'_>) -> Option<Expression> {
     let is_range = register(fields, 2).is_some_and(|last| Some(last) != port);
     let flags = NatFlags::from_bits(fields.u32(3).unwrap_or_default())?;
     (!is_range).then_some(Expression::Redirect { port, flags })
+}
+
+fn transparent_proxy(fields: &Fields<'_>) -> Option<Expression> {
+    let (address, port) = (register(fields, 2), register(fields, 3));
+    Some(Expression::TransparentProxy { family: value_of(&FAMILIES, fields, 1)?, address, port })
 }
 
 fn reject(fields: &Fields<'_>) -> Option<Expression> {

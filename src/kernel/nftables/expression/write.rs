@@ -51,6 +51,8 @@ pub(super) const SET_CHANGES: [(SetChange, u32); 3] =
 pub(super) const FAMILIES: [(Family, u32); 2] = [(Family::V4, 2), (Family::V6, 10)];
 /// `NFT_FIB_RESULT_ADDRTYPE`
 pub(super) const ADDRESS_TYPE: u32 = 3;
+/// `NFT_SOCKET_TRANSPARENT`
+pub(super) const TRANSPARENT: u32 = 0;
 pub(super) const FIB_LOOKUPS: [(FibLookup, u32); 4] = [
     (FibLookup { end: PacketEnd::Source, scope: FibScope::Anywhere }, 1),
     (FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere }, 2),
@@ -116,6 +118,7 @@ pub(super) fn name(expression: &Expression) -> &str {
         Expression::Meta { .. } | Expression::SetMeta { .. } => "meta",
         Expression::Ct { .. } | Expression::SetCt { .. } => "ct",
         Expression::Fib { .. } => "fib",
+        Expression::SocketTransparent { .. } => "socket",
         Expression::Compare { .. } => "cmp",
         Expression::Bitwise { .. } => "bitwise",
         Expression::Immediate { .. } | Expression::Verdict(_) => "immediate",
@@ -125,6 +128,7 @@ pub(super) fn name(expression: &Expression) -> &str {
         Expression::Nat { .. } => "nat",
         Expression::Masquerade(_) => "masq",
         Expression::Redirect { .. } => "redir",
+        Expression::TransparentProxy { .. } => "tproxy",
         Expression::Reject(_) => "reject",
         Expression::Counter => "counter",
         Expression::NamedCounter(_) | Expression::MappedCounter { .. } => "objref",
@@ -159,7 +163,8 @@ fn content(to: &mut Request, expression: &Expression) {
         | Expression::SetMeta { .. }
         | Expression::Ct { .. }
         | Expression::SetCt { .. }
-        | Expression::Fib { .. } => load(to, expression),
+        | Expression::Fib { .. }
+        | Expression::SocketTransparent { .. } => load(to, expression),
         Expression::Compare { from, comparison, data: bytes } => {
             register(to, 1, *from);
             number(to, 2, number_of(&COMPARISONS, comparison));
@@ -178,15 +183,16 @@ fn content(to: &mut Request, expression: &Expression) {
             number(to, 3, number_of(&NUMBERINGS, numbering));
             number(to, 4, *offset);
         }
-        Expression::Nat { .. } | Expression::Masquerade(_) | Expression::Redirect { .. } => {
-            translate(to, expression);
-        }
+        Expression::Nat { .. }
+        | Expression::Masquerade(_)
+        | Expression::Redirect { .. }
+        | Expression::TransparentProxy { .. } => translate(to, expression),
         Expression::Reject(rejection) => reject(to, *rejection),
         _ => refer(to, expression),
     }
 }
 
-/// `NFTA_META_*`, `NFTA_CT_*`, `NFTA_FIB_*`
+/// `NFTA_META_*`, `NFTA_CT_*`, `NFTA_FIB_*`, `NFTA_SOCKET_*`
 fn load(to: &mut Request, expression: &Expression) {
     match expression {
         Expression::Meta { key, into } => {
@@ -212,6 +218,10 @@ fn load(to: &mut Request, expression: &Expression) {
             number(to, 3, number_of(&FIB_LOOKUPS, lookup));
             number(to, 2, ADDRESS_TYPE);
             register(to, 1, *into);
+        }
+        Expression::SocketTransparent { into } => {
+            number(to, 1, TRANSPARENT);
+            register(to, 2, *into);
         }
         _ => {}
     }
@@ -246,7 +256,7 @@ fn compute(to: &mut Request, expression: &Expression) {
     }
 }
 
-/// `NFTA_NAT_*`, `NFTA_MASQ_*`, `NFTA_REDIR_*`
+/// `NFTA_NAT_*`, `NFTA_MASQ_*`, `NFTA_REDIR_*`, `NFTA_TPROXY_*`
 fn translate(to: &mut Request, expression: &Expression) {
     let flags = |to: &mut Request, kind, bits| {
         if bits != 0 {
@@ -270,6 +280,12 @@ fn translate(to: &mut Request, expression: &Expression) {
             }
             let specified = port.map_or(0, |_| NatFlags::SPECIFIED);
             flags(to, 3, nat_flags.bits() | specified);
+        }
+        Expression::TransparentProxy { family, address, port } => {
+            number(to, 1, number_of(&FAMILIES, family));
+            for (kind, from) in [(2, address), (3, port)] {
+                from.iter().for_each(|from| register(to, kind, *from));
+            }
         }
         _ => {}
     }

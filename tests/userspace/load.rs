@@ -1,0 +1,73 @@
+//! More than there is room for.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use ferrovia::model::Protocol;
+
+use super::{WEB, metric, start};
+use crate::common::clients::Echo;
+use crate::common::data_plane::DataPlane;
+use crate::common::rig::{PATIENCE, PROGRAM, Rig, SOON, address, dns, eventually, ip, web};
+use crate::ipvs::lab::shell;
+
+/// k8s#5461, #12144, #13709: `ulimit -n 256`. Connections wait for others to end, and those that are open go on.
+#[test]
+fn p1_without_file_descriptors_accepting_waits_and_connections_live() {
+    let mut rig = Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &web("", &["10.244.1.5"]))], &[]);
+    let wanted = rig.command();
+    let mut command = rig.lab.here().command("prlimit").unwrap();
+    command.args(["--nofile=256:256", PROGRAM]).args(wanted.get_args());
+    rig.spawn(command);
+    rig.wait_until_healthy();
+    let mut served: Vec<Echo> = (0..16).map(|_| Echo::connect(&rig, "10.244.1.9", WEB)).collect();
+    let waiting: Vec<TcpStream> =
+        (0..100).map(|_| rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap()).collect();
+    thread::sleep(Duration::from_secs(1));
+    assert!(metric(&rig, "ferrovia_proxy_accept_pauses_total") > 0.0, "{}", rig.log());
+    served.iter_mut().for_each(Echo::assert_alive);
+    drop(served);
+    for (number, stream) in waiting.into_iter().enumerate() {
+        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let mut line = String::new();
+        let heard = BufReader::new(stream).read_line(&mut line);
+        assert!(line.starts_with("10.244.1.5:8080 "), "{number}: {heard:?}\n{}", rig.log());
+    }
+    Echo::connect(&rig, "10.244.1.9", WEB).assert_alive();
+}
+
+/// Datagrams from 50,000 addresses: the oldest flows go, memory does not grow, and other Services do not notice.
+#[test]
+fn p1_a_flood_of_udp_clients_is_bounded() {
+    let manifests = [("dns.yaml", &*dns(&["10.244.1.5"])), ("web.yaml", &web("", &["10.244.1.6"]))];
+    let rig = start(&manifests);
+    shell(&rig, "ip route add 10.99.0.0/16 via 172.18.0.100");
+    let outside = rig.lab.host_of(ip("172.18.0.100")).unwrap();
+    let flood = || {
+        let mut command = std::process::Command::new("ip");
+        assert!(
+            command.args(["route", "add", "local", "10.99.0.0/16", "dev", "lo"]).status().unwrap().success()
+        );
+        for number in 0..50_000u32 {
+            let source = Ipv4Addr::from(0x0a63_0000 + number);
+            let socket = UdpSocket::bind(SocketAddr::new(source.into(), 4000)).unwrap();
+            let _ = socket.send_to(b"?", "172.18.0.2:30053");
+        }
+    };
+    outside.namespace.run(flood).unwrap();
+    let mut echo = Echo::connect(&rig, "10.244.1.9", WEB);
+    echo.assert_alive();
+    let memory = metric(&rig, "process_resident_memory_bytes");
+    assert!(memory < 150e6, "{memory}");
+    let flows = metric(&rig, "ferrovia_proxied_active");
+    assert!(flows < 33_000.0, "{flows}");
+    let is_answered = || {
+        matches!(
+            rig.ask("10.244.1.9", Protocol::Udp, "10.96.0.53:53"),
+            ferrovia::lab::Observed::Answered { .. }
+        )
+    };
+    assert!(eventually(SOON, is_answered), "{}", rig.log());
+}

@@ -1,0 +1,135 @@
+//! Ends and pauses of single connections.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use super::{WEB, listen, start};
+use crate::common::rig::{PATIENCE, Rig, SOON, address, eventually, ip, web};
+
+/// A client's connection through the Service, and the server's end of it.
+fn pair(rig: &Rig, listener: &std::net::TcpListener) -> (TcpStream, TcpStream) {
+    let client = rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    for stream in [&client, &server] {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    (client, server)
+}
+
+#[test]
+fn p3_half_closed_connections_stay_half_closed() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    let (mut client, mut server) = pair(&rig, &listener);
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut question = String::new();
+    server.read_to_string(&mut question).unwrap();
+    assert_eq!(question, "question");
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(300));
+        server.write_all(b"answer ").unwrap();
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).unwrap();
+    }
+    drop(server);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+/// Also of a side that has said all that it had to say.
+#[test]
+fn p3_resets_travel_both_ways_also_through_half_closed_connections() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    for closes in [false, true] {
+        for client_resets in [false, true] {
+            let (client, server) = pair(&rig, &listener);
+            let (resetting, mut other) = if client_resets { (client, server) } else { (server, client) };
+            if closes {
+                resetting.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(other.read(&mut [0]).unwrap(), 0);
+            }
+            sockopt::set_socket_linger(&resetting, Some(Duration::ZERO)).unwrap();
+            drop(resetting);
+            let is_reset = |other: &mut TcpStream| match closes {
+                // Its end was read before: only writing tells.
+                true => eventually(SOON, || other.write_all(b"x").is_err()),
+                false => other.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+            };
+            assert!(is_reset(&mut other), "half closed {closes}, by the client {client_resets}");
+        }
+    }
+}
+
+/// A server that has much to say to a client that does not listen has to wait, and nothing is lost.
+#[test]
+fn p3_a_slow_reader_slows_its_server_and_fills_no_memory() {
+    const LENGTH: usize = 200 << 20;
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    let (mut client, mut server) = pair(&rig, &listener);
+    let sent = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let block = vec![7; 1 << 16];
+            while sent.load(Ordering::Relaxed) < LENGTH {
+                server.write_all(&block).unwrap();
+                sent.fetch_add(block.len(), Ordering::Relaxed);
+            }
+            server.shutdown(Shutdown::Write).unwrap();
+        });
+        thread::sleep(Duration::from_secs(2));
+        let waiting = sent.load(Ordering::Relaxed);
+        assert!(waiting < 64 << 20, "{waiting} bytes were taken for a client that reads nothing");
+        let memory = super::metric(&rig, "process_resident_memory_bytes");
+        assert!(memory < 150e6, "{memory}");
+        let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
+        loop {
+            match client.read(&mut buffer).unwrap() {
+                0 => break,
+                length => {
+                    assert!(buffer[..length].iter().all(|byte| *byte == 7));
+                    total += length;
+                }
+            }
+        }
+        assert_eq!(total, LENGTH);
+    });
+}
+
+/// The endpoint accepts and never says a word; others are served meanwhile.
+#[test]
+fn silent_endpoints_harm_nobody() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    let silent: Vec<_> = (0..200).map(|_| pair(&rig, &listener)).collect();
+    let (mut client, mut server) = pair(&rig, &listener);
+    client.write_all(b"?").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    server.write_all(b"!").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    drop(silent);
+}
+
+/// SIGTERM: connections go on until they end, and new ones are served as well.
+#[test]
+fn a_process_that_is_told_to_end_waits_for_its_connections() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    let (mut client, mut server) = pair(&rig, &listener);
+    let id = rig.run("pidof -s ferrovia");
+    rig.run(&format!("kill -TERM {}", id.trim()));
+    thread::sleep(Duration::from_millis(500));
+    client.write_all(b"still").unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
+    let (late, late_server) = pair(&rig, &listener);
+    drop((late, late_server));
+    drop((client, server));
+    let has_ended = || std::fs::metadata(format!("/proc/{}/exe", id.trim())).is_err();
+    assert!(eventually(SOON, has_ended));
+}
