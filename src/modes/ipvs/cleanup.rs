@@ -27,7 +27,7 @@ fn remove_all_but_rules(
     rules: impl FnOnce() -> Result<(), Door>,
 ) -> Result<(), Error> {
     // Marks with another bit are known by the set that gives them.
-    let held = observe(doors, family, ServiceMarks::new(0))?;
+    let held = observe(doors, family, ServiceMarks::new(0), None)?;
     let removed = remove_servers(doors, &held)
         .and_then(|()| remove_addresses(doors.addresses.as_mut(), family))
         .and_then(|()| rules())
