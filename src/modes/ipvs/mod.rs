@@ -19,6 +19,7 @@ mod skeleton;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

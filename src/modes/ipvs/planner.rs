@@ -16,8 +16,9 @@ use super::plan::{Outcome, Owners, Plan};
 use super::render::{self, Key, Server};
 use super::servers::{self, Difference};
 use super::skeleton::Rules;
+use super::work::Work;
 use crate::kernel::ipset::{Element, Member};
-use crate::kernel::ipvs::{Command, VirtualServer};
+use crate::kernel::ipvs::VirtualServer;
 use crate::model::{Changes, Family, Frontend, ServicePort, ServicePortName, ServiceTable};
 
 /// What a planner looks at.
@@ -94,8 +95,8 @@ pub struct Planner<'a> {
     pub(super) owners: Owners,
     pub(super) new_marks: BTreeMap<u32, ServicePortName>,
     /// What gives connections a way, and what takes one.
-    pub(super) up: Vec<Command>,
-    pub(super) down: Vec<Command>,
+    pub(super) up: Vec<Work>,
+    pub(super) down: Vec<Work>,
 }
 
 impl<'a> Planner<'a> {
@@ -226,11 +227,15 @@ impl<'a> Planner<'a> {
     }
 
     fn take(&mut self, at: VirtualServer, difference: Difference) {
-        self.up.extend(difference.up);
-        self.down.extend(difference.down);
+        let held = self.held.servers.get(&at);
+        match &difference.after {
+            Some(new) if held.is_none() && new.is_plain() => self.up.push(Work::Whole(at)),
+            _ => self.up.extend(difference.up.into_iter().map(Work::One)),
+        }
+        self.down.extend(difference.down.into_iter().map(Work::One));
         self.outcome.draining.extend(difference.draining.into_iter().map(|of| (at, of)));
         self.outcome.drained.extend(difference.drained.into_iter().map(|of| (at, of)));
-        if self.held.servers.get(&at) != difference.after.as_ref() {
+        if held != difference.after.as_ref() {
             self.outcome.servers.insert(at, difference.after);
         }
     }
