@@ -13,7 +13,7 @@ pub fn median(values: &mut [f64]) -> f64 {
 /// The least value that this part of all does not exceed.
 pub fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[((values.len() as f64 * part) as usize).min(values.len() - 1)]
+    values[((values.len() - 1) as f64 * part) as usize]
 }
 
 pub fn max(values: &[f64]) -> f64 {

@@ -22,7 +22,7 @@ use crate::modes::{Leftovers, RemovalError};
 /// Removes everything of one family that this mode may have created, and nothing else.
 pub fn remove_ours(rules: &mut impl iptables::Door, doors: &mut Doors, family: Family) -> Result<(), Error> {
     // Marks with another bit are known by the set that gives them.
-    let held = observe(doors, family, ServiceMarks::new(0))?;
+    let held = observe(doors, family, ServiceMarks::new(0), None)?;
     // Sets can go only when no rule asks them any more.
     let removed = remove_servers(doors, &held)
         .and_then(|()| remove_addresses(doors.addresses.as_mut(), family))

@@ -62,7 +62,7 @@ impl Departure {
         now: Instant,
     ) -> Result<Staying, Error> {
         // Marks with another bit are known by the set that gives them.
-        let held = observe(doors, family, ServiceMarks::new(0))?;
+        let held = observe(doors, family, ServiceMarks::new(0), None)?;
         let connected = connected(doors, &held)?;
         let is_over = self.ends <= now;
         let staying = if is_over { BTreeSet::new() } else { connected.clone() };

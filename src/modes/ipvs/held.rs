@@ -92,6 +92,11 @@ pub enum Owner {
 }
 
 impl HeldServer {
+    /// Whether all destinations masquerade and none has thresholds.
+    pub fn is_plain(&self) -> bool {
+        self.destinations.iter().all(|held| held.weight.is_some())
+    }
+
     pub fn destination(&self, at: SocketAddr) -> Option<&HeldDestination> {
         let place =
             self.destinations.binary_search_by_key(&(at.ip(), at.port()), |held| (held.address, held.port));

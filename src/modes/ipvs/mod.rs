@@ -20,6 +20,7 @@ mod skeleton;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -48,9 +49,12 @@ use names::ServiceMarks;
 use planner::Scope;
 use skeleton::Skeleton;
 
-/// Virtual servers that are compared with the kernel at each look for drift. The kernel tells of no change to them, so
-/// all are looked at in turn.
+/// Virtual servers that are compared with the kernel at each look for drift, at least. The kernel tells of no change to
+/// them, so all are looked at in turn.
 const COMPARED: usize = 16;
+
+/// Looks in which all have had their turn: those of a minute.
+const ROUND: usize = 240;
 
 /// What the operator chose.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +91,15 @@ impl Settings {
     }
 }
 
+/// Whether the destinations of virtual servers are as they were written, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// A plan failed half way, or one of them was found to be different.
+    Lost,
+    /// Each is compared in its turn. Reading all of them takes a request for each virtual server.
+    Kept,
+}
+
 type Occupied = BTreeMap<IpAddr, Option<IpAddr>>;
 
 /// The IPVS mode for one address family.
@@ -98,6 +111,7 @@ pub struct Ipvs<D> {
     skeleton: Skeleton<D>,
     held: Held,
     scope: Scope,
+    trust: Trust,
     drains: Drains,
     /// Virtual addresses that the node has for another reason, with the source that they were to have.
     occupied: Occupied,
@@ -116,6 +130,7 @@ impl<D: iptables::Door> Ipvs<D> {
             doors,
             held: Held::default(),
             scope: Scope::Everything,
+            trust: Trust::Lost,
             drains: Drains::new(settings.drain_timeout),
             occupied: Occupied::new(),
             compared: None,
@@ -144,13 +159,15 @@ impl<D: iptables::Door> Ipvs<D> {
 
     /// Whether the virtual servers whose turn it is are as they were written.
     fn compare_some(&mut self) -> Result<Drift, Error> {
+        let count = COMPARED.max(self.held.servers.len().div_ceil(ROUND));
         let from = self.compared.map_or(Bound::Unbounded, Bound::Excluded);
         let later = self.held.servers.range((from, Bound::Unbounded));
         let ours = later.filter(|(_, server)| server.owner == Owner::Us);
-        let some: Vec<_> = ours.map(|(at, _)| *at).take(COMPARED).collect();
-        self.compared = if some.len() < COMPARED { None } else { some.last().copied() };
+        let some: Vec<_> = ours.map(|(at, _)| *at).take(count).collect();
+        self.compared = if some.len() < count { None } else { some.last().copied() };
         for at in some {
             if observe::destinations(&mut self.doors, &at)? != self.held.servers[&at].destinations {
+                self.trust = Trust::Lost;
                 return Ok(Drift::Suspected);
             }
         }
@@ -207,7 +224,12 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
         // What others do to addresses while we read counts as drift.
         self.doors.addresses.disturbed().map_err(error::observing)?;
         self.try_occupied();
-        let observed = observe::observe(&mut self.doors, self.family, self.settings.marks())?;
+        let known = match self.trust {
+            Trust::Kept => Some(&self.held.servers),
+            Trust::Lost => None,
+        };
+        let observed = observe::observe(&mut self.doors, self.family, self.settings.marks(), known)?;
+        self.trust = Trust::Kept;
         let marks = std::mem::take(&mut self.held.marks);
         // What a ServicePort's mark is stands only in a set, which somebody may have flushed.
         self.held = Held { marks, ..observed };
@@ -220,7 +242,6 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
             server.is_some_and(|server| server.destination(*to).is_some())
         });
         self.scope = Scope::Everything;
-        self.compared = None;
         Ok(())
     }
 
@@ -252,7 +273,9 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     }
 
     fn apply(&mut self, mut plan: Plan) -> Result<(), Error> {
+        let trust = std::mem::replace(&mut self.trust, Trust::Lost);
         apply::carry_out(&mut plan, &mut self.doors, &mut self.skeleton, &mut self.occupied)?;
+        self.trust = trust;
         let gone = |address: &IpAddr| plan.outcome.addresses.get(address).is_some_and(Option::is_none);
         self.occupied.retain(|address, _| !gone(address));
         plan.outcome.learn(&mut self.held, &mut self.drains, plan.made);
@@ -307,6 +330,7 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     fn cleanup(&mut self) -> Result<(), Error> {
         self.held = Held::default();
         self.scope = Scope::Everything;
+        self.trust = Trust::Lost;
         cleanup::remove_ours(self.skeleton.rules.door(), &mut self.doors, self.family)
     }
 }

@@ -4,7 +4,7 @@
 //! of our sets, or by its mark; all others are left alone. So what tells is written before a virtual server, and removed
 //! after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::doors::Doors;
@@ -16,7 +16,13 @@ use crate::kernel::ipset::Element;
 use crate::kernel::ipvs::{Destination, ForwardingMethod, Service, VirtualServer};
 use crate::model::Family;
 
-pub fn observe(doors: &mut Doors, family: Family, marks: ServiceMarks) -> Result<Held, Error> {
+/// `known` are virtual servers whose destinations need not be read again.
+pub fn observe(
+    doors: &mut Doors,
+    family: Family,
+    marks: ServiceMarks,
+    known: Option<&BTreeMap<VirtualServer, HeldServer>>,
+) -> Result<Held, Error> {
     let mut held =
         Held { addresses: doors.addresses.list(family).map_err(error::observing)?, ..Held::default() };
     observe_sets(doors, family, &mut held)?;
@@ -30,7 +36,11 @@ pub fn observe(doors: &mut Doors, family: Family, marks: ServiceMarks) -> Result
     let given: BTreeSet<u32> = held.members(Set::ShortCircuit).filter_map(|member| member.mark).collect();
     let is_our_mark = |mark| marks.is_ours(mark) || given.contains(&mark);
     for (at, shape) in servers {
-        let destinations = destinations(doors, &at)?;
+        let known = known.and_then(|known| known.get(&at));
+        let destinations = match known.filter(|known| known.owner == Owner::Us && known.shape == shape) {
+            Some(known) => known.destinations.clone(),
+            None => destinations(doors, &at)?,
+        };
         let owner = if is_ours(&held, &at, &is_our_mark) { Owner::Us } else { Owner::Others };
         held.servers.insert(at, HeldServer { shape, destinations, owner });
     }

@@ -9,6 +9,7 @@ use super::drain::{Drains, Place};
 use super::held::{Held, HeldServer, HeldSet};
 use super::names::Set;
 use super::skeleton::Rules;
+use super::work::Work;
 use crate::kernel::ipset::{Change, Definition, Element, Member};
 use crate::kernel::ipvs::{Command, VirtualServer};
 use crate::kernel::virtual_addresses::AddressChange;
@@ -37,22 +38,27 @@ pub(super) enum Step {
     /// Gives a set the parameters that it would have been created with, and these members.
     Replace(Definition, Vec<Member>),
     Sets(Vec<Change>),
-    Servers(Vec<Command>),
+    Servers(Vec<Work>),
     Rules(Rules),
     Addresses(Vec<AddressChange>),
 }
 
 impl Step {
     pub fn is_empty(&self) -> bool {
-        // Rules say what they are for, also where nothing has to be written.
-        !matches!(self, Step::Rules(_)) && self.operations() == 0
+        match self {
+            Step::Sets(changes) => changes.is_empty(),
+            Step::Servers(work) => work.is_empty(),
+            Step::Addresses(changes) => changes.is_empty(),
+            // Rules say what they are for, also where nothing has to be written.
+            Step::Create(_) | Step::Replace(..) | Step::Rules(_) => false,
+        }
     }
 
-    fn operations(&self) -> usize {
+    fn operations(&self, outcome: &Outcome) -> usize {
         match self {
             Step::Create(_) | Step::Replace(..) => 1,
             Step::Sets(changes) => changes.len(),
-            Step::Servers(commands) => commands.len(),
+            Step::Servers(work) => work.iter().map(|work| work.count(outcome)).sum(),
             Step::Rules(rules) => rules.operations(),
             Step::Addresses(changes) => changes.len(),
         }
@@ -77,21 +83,24 @@ pub(super) struct Outcome {
 
 impl Plan {
     pub fn operations(&self) -> usize {
-        self.steps.iter().map(Step::operations).sum()
+        self.steps.iter().map(|step| step.operations(&self.outcome)).sum()
     }
 
     pub fn operations_by_subject(&self) -> BTreeMap<Subject, usize> {
         let mut counts = BTreeMap::new();
         for step in &self.steps {
             match step {
-                Step::Servers(commands) => {
-                    commands.iter().for_each(|command| *counts.entry(subject(command)).or_default() += 1);
+                Step::Servers(work) => {
+                    let commands = work.iter().flat_map(|work| work.commands(&self.outcome));
+                    commands.for_each(|command| *counts.entry(subject(&command)).or_default() += 1);
                 }
                 Step::Create(_) | Step::Replace(..) | Step::Sets(_) => {
-                    *counts.entry(Subject::Set).or_default() += step.operations();
+                    *counts.entry(Subject::Set).or_default() += step.operations(&self.outcome);
                 }
-                Step::Rules(_) => *counts.entry(Subject::Rule).or_default() += step.operations(),
-                Step::Addresses(_) => *counts.entry(Subject::Address).or_default() += step.operations(),
+                Step::Rules(_) => *counts.entry(Subject::Rule).or_default() += step.operations(&self.outcome),
+                Step::Addresses(_) => {
+                    *counts.entry(Subject::Address).or_default() += step.operations(&self.outcome)
+                }
             }
         }
         counts
@@ -143,12 +152,12 @@ fn replace<K: Ord, V>(held: &mut BTreeMap<K, V>, after: BTreeMap<K, Option<V>>) 
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.steps.iter().try_for_each(|step| step.fmt(f))
+        self.steps.iter().try_for_each(|step| step.print(f, &self.outcome))
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Step {
+    fn print(&self, f: &mut fmt::Formatter<'_>, outcome: &Outcome) -> fmt::Result {
         match self {
             Step::Create(definition) => writeln!(f, "ipset {definition}"),
             Step::Replace(definition, members) => {
@@ -159,8 +168,9 @@ impl fmt::Display for Step {
                 )
             }
             Step::Sets(changes) => changes.iter().try_for_each(|change| writeln!(f, "ipset {change}")),
-            Step::Servers(commands) => {
-                commands.iter().try_for_each(|command| writeln!(f, "ipvsadm {command}"))
+            Step::Servers(work) => {
+                let mut commands = work.iter().flat_map(|work| work.commands(outcome));
+                commands.try_for_each(|command| writeln!(f, "ipvsadm {command}"))
             }
             Step::Rules(rules) => write!(f, "{rules}"),
             Step::Addresses(changes) => changes.iter().try_for_each(|change| writeln!(f, "{change}")),

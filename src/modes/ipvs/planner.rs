@@ -13,11 +13,12 @@ use super::drain::Drains;
 use super::held::{Held, Owner};
 use super::names::Set;
 use super::plan::{Outcome, Owners, Plan};
-use super::render::{self, Key};
+use super::render::{self, Key, Server};
 use super::servers::{self, Difference};
 use super::skeleton::Rules;
+use super::work::Work;
 use crate::kernel::ipset::{Element, Member};
-use crate::kernel::ipvs::{Command, VirtualServer};
+use crate::kernel::ipvs::VirtualServer;
 use crate::model::{Changes, Family, Frontend, ServicePort, ServicePortName, ServiceTable};
 
 /// What a planner looks at.
@@ -94,8 +95,8 @@ pub struct Planner<'a> {
     pub(super) owners: Owners,
     pub(super) new_marks: BTreeMap<u32, ServicePortName>,
     /// What gives connections a way, and what takes one.
-    pub(super) up: Vec<Command>,
-    pub(super) down: Vec<Command>,
+    pub(super) up: Vec<Work>,
+    pub(super) down: Vec<Work>,
 }
 
 impl<'a> Planner<'a> {
@@ -144,16 +145,18 @@ impl<'a> Planner<'a> {
         self.touched.servers.extend(held.servers.keys());
     }
 
+    /// What is said of a key is asked for once: the members of sets, and the virtual server.
     fn keys(&mut self) {
         for key in std::mem::take(&mut self.touched.keys) {
-            let wanted = render::of_key(self.want, key, &|name| self.mark_of(name)).members;
+            let wanted = render::of_key(self.want, key, &|name| self.mark_of(name));
             for set in Set::OF_FRONTENDS {
                 let held = self.held.member(set, &key.element());
-                self.members(set, held, &wanted);
+                self.members(set, held.as_slice(), &wanted.members);
             }
             let ranges: Vec<_> = self.source_ranges(key).collect();
-            self.members(Set::SourceRanges, ranges, &wanted);
-            self.touched.servers.insert(key.server());
+            self.members(Set::SourceRanges, &ranges, &wanted.members);
+            self.touched.servers.remove(&key.server());
+            self.server(key.server(), wanted.server);
         }
     }
 
@@ -166,17 +169,16 @@ impl<'a> Planner<'a> {
         ranges.take_while(move |member| key_of(&member.element) == Some(key))
     }
 
-    /// Brings what a set holds for one place to what is wanted of it there.
-    fn members(&mut self, set: Set, held: impl IntoIterator<Item = Member>, wanted: &[(Set, Member)]) {
-        let held: BTreeSet<Member> = held.into_iter().collect();
-        let wanted: BTreeSet<Member> =
-            wanted.iter().filter(|(of, _)| *of == set).map(|(_, member)| *member).collect();
-        self.outcome.added.extend(wanted.difference(&held).map(|member| (set, *member)));
-        let stays = |gone: &Member| wanted.iter().any(|member| member.element == gone.element);
-        let gone = held.difference(&wanted).filter(|member| !stays(member));
+    /// Brings what a set holds for one place to what is wanted of it there. Both are sorted, and nearly always of one.
+    fn members(&mut self, set: Set, held: &[Member], wanted: &[(Set, Member)]) {
+        let wanted = || wanted.iter().filter(|(of, _)| *of == set).map(|(_, member)| member);
+        let added = wanted().filter(|member| held.binary_search(member).is_err());
+        self.outcome.added.extend(added.map(|member| (set, *member)));
+        let gone = held.iter().filter(|gone| !wanted().any(|member| member.element == gone.element));
         self.outcome.removed.extend(gone.map(|member| (set, member.element)));
     }
 
+    /// Those that no key stands for: behind marks, and what nobody wants at an address.
     fn servers(&mut self) {
         let bypass = VirtualServer::Mark { family: self.family(), mark: self.settings.marks().bypass() };
         if !self.held.servers.contains_key(&bypass) {
@@ -198,16 +200,20 @@ impl<'a> Planner<'a> {
                     name.and_then(|name| render::of_short_circuit(self.want, &name))
                 }
             };
-            if let Some(server) = &wanted {
-                self.owners.insert(at, server.port.name.clone());
-            }
-            let held = self.held.servers.get(&at);
-            if wanted.is_none() && held.is_some_and(|held| !self.may_remove(&at, held.owner)) {
-                continue;
-            }
-            let difference = servers::difference(at, held, wanted.as_ref(), self.drains);
-            self.take(at, difference);
+            self.server(at, wanted);
         }
+    }
+
+    fn server(&mut self, at: VirtualServer, wanted: Option<Server<'_>>) {
+        if let Some(server) = &wanted {
+            self.owners.insert(at, server.port.name.clone());
+        }
+        let held = self.held.servers.get(&at);
+        if wanted.is_none() && held.is_some_and(|held| !self.may_remove(&at, held.owner)) {
+            return;
+        }
+        let difference = servers::difference(at, held, wanted.as_ref(), self.drains);
+        self.take(at, difference);
     }
 
     fn may_remove(&self, at: &VirtualServer, owner: Owner) -> bool {
@@ -221,11 +227,15 @@ impl<'a> Planner<'a> {
     }
 
     fn take(&mut self, at: VirtualServer, difference: Difference) {
-        self.up.extend(difference.up);
-        self.down.extend(difference.down);
+        let held = self.held.servers.get(&at);
+        match &difference.after {
+            Some(new) if held.is_none() && new.is_plain() => self.up.push(Work::Whole(at)),
+            _ => self.up.extend(difference.up.into_iter().map(Work::One)),
+        }
+        self.down.extend(difference.down.into_iter().map(Work::One));
         self.outcome.draining.extend(difference.draining.into_iter().map(|of| (at, of)));
         self.outcome.drained.extend(difference.drained.into_iter().map(|of| (at, of)));
-        if self.held.servers.get(&at) != difference.after.as_ref() {
+        if held != difference.after.as_ref() {
             self.outcome.servers.insert(at, difference.after);
         }
     }
@@ -269,7 +279,8 @@ impl<'a> Planner<'a> {
         }
         let ports = self.want.health_checks().values().map(|check| Element::Port(check.node_port));
         let wanted: Vec<_> = ports.map(|port| (Set::HealthChecks, Member::from(port))).collect();
-        self.members(Set::HealthChecks, self.held.members(Set::HealthChecks), &wanted);
+        let held: Vec<_> = self.held.members(Set::HealthChecks).collect();
+        self.members(Set::HealthChecks, &held, &wanted);
     }
 }
 

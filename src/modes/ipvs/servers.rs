@@ -149,6 +149,13 @@ impl Difference {
     }
 }
 
+/// Those that add a virtual server that only has plain destinations.
+pub fn commands(at: VirtualServer, server: &HeldServer) -> impl Iterator<Item = Command> + '_ {
+    let to = |held: &HeldDestination| Destination::new(held.at(), held.weight.unwrap_or_default());
+    let destinations = server.destinations.iter().map(move |held| Command::AddDestination(at, to(held)));
+    std::iter::once(Command::AddService(service(at, server.shape))).chain(destinations)
+}
+
 fn service(at: VirtualServer, shape: Shape) -> Service {
     let scheduler = shape.scheduler.map_or(Scheduler::RoundRobin.name(), Scheduler::name);
     let service = Service::new(at, scheduler);

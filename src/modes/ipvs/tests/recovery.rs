@@ -294,6 +294,23 @@ fn every_virtual_server_has_its_turn() {
     }
 }
 
+/// One request for each virtual server would keep the loop from everything else for as long.
+#[test]
+fn an_audit_reads_no_destinations_that_have_their_turn_anyway() {
+    let (mut bench, mut table) =
+        Bench::with((0..200).map(|index| service(&format!("s{index}"), &[cluster_ip(index)])));
+    let before = bench.kernel.get().calls;
+    bench.assert_nothing_to_do(&mut table);
+    let calls = bench.kernel.get().calls - before;
+    assert!(calls < 40, "{calls} calls");
+
+    table.set(service("new", &[cluster_ip(200)]));
+    bench.kernel.get().ipvs.fail_next = Some(libc::ENOBUFS);
+    refused(&mut bench, &table);
+    let calls = bench.kernel.get().calls - before - calls;
+    assert!(calls > 200, "after a plan that failed all are read: {calls} calls");
+}
+
 #[test]
 fn own_writes_are_no_drift() {
     let (mut bench, mut table) = settled();
