@@ -128,6 +128,36 @@ fn round_robin_counts_for_each_service() {
     );
 }
 
+/// Else packets would leave in some class of traffic control.
+#[test]
+fn whoever_enters_a_class_leaves_without_its_number() {
+    let external = Verdict::Forward(TrafficPolicy::Local);
+    let of = |name, last, scheduler, affinity| {
+        let frontends = [cluster_ip(last), Frontend::NodePort(30_000 + u16::from(last))];
+        let local = [endpoint_in(Family::V4, 9, Locality::Local)].into();
+        ServicePort { scheduler, affinity, external, local, ..service(name, &frontends) }
+    };
+    let (bench, _) = Bench::with([
+        of("a", 1, Scheduler::Random, None),
+        of("b", 2, Scheduler::RoundRobin, None),
+        of("c", 3, Scheduler::SourceHash, sticky()),
+        service("d", &[cluster_ip(4), Frontend::NodePort(30_004)]),
+    ]);
+    let kernel = bench.kernel.0.borrow();
+    let table = &kernel.tables[&table_of_kernel(Family::V4)];
+    let first = |chain: &str| table.chains[chain].rules[0].1.to_string();
+    let classes = ["classes", "timeouts"].into_iter().flat_map(|map| table.sets[map].elements.values());
+    let mut chains = 0;
+    for class in classes {
+        let ElementValue::Verdict(door::Verdict::Goto(chain)) = &class.data else { continue };
+        let rule = first(chain);
+        let rule = rule.split_once("goto ").map_or(rule.clone(), |(_, next)| first(next));
+        assert!(rule.starts_with("meta priority set none "), "{chain}: {rule}");
+        chains += 1;
+    }
+    assert!(chains >= 10, "{chains}");
+}
+
 #[test]
 fn weights_are_numbers_of_slots() {
     let mut port = service("web", &[cluster_ip(1)]);
