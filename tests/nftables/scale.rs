@@ -84,7 +84,7 @@ fn longest(attempts: &[Attempt], from: Instant, to: Instant) -> Duration {
     between.iter().map(|(_, wait, _)| *wait).max().expect("attempts at that time")
 }
 
-/// Of a kernel that loads 100,000 endpoints: the longest wait of a new connection meanwhile, and in as long a time before.
+/// Of a kernel that loads 100,000 endpoints in one transaction: the longest wait of a new connection meanwhile, and in as long a time before.
 fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
     let (ready, over, attempts) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(Vec::new()));
     let (started, took) = thread::scope(|scope| {
@@ -122,15 +122,16 @@ fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
     (longest(&attempts, started, started + took), longest(&attempts, before, started))
 }
 
-/// k8s#135639: packets wait for nothing while 100,000 endpoints are loaded. One of some loads has to show that: how slow a
-/// busy machine is says nothing, so that it is compared with the time before.
+/// k8s#135639: 20 s in which a machine does nothing else. A kernel that is not preemptible gives the processor of the load to
+/// nobody else until it is done, so that connections there wait as long. One of some loads has to be a short one: how slow
+/// a busy machine is says nothing, so that it is compared with the time before.
 #[test]
-fn y9_ten_thousand_services_are_loaded_without_a_stall() {
+fn y9_ten_thousand_services_are_loaded_without_a_lockup() {
     let rig = Rig::without_proxy(DataPlane::Nftables, &[], &[]);
     let mut seen = Vec::new();
-    let is_smooth =
-        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(100);
-    while !seen.iter().any(is_smooth) {
+    let is_short =
+        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(500);
+    while !seen.iter().any(is_short) {
         assert!(seen.len() < 6, "the longest waits, and those before: {seen:?}");
         seen.push(waits_of_a_load(&rig));
     }
