@@ -72,19 +72,26 @@ fn all_others(table: &mut ServiceTable) {
     }
 }
 
-/// The longest that a new connection took between two moments.
-fn longest(waits: &[(Instant, Duration)], from: Instant, to: Instant) -> Duration {
-    let between = waits.iter().filter(|(at, wait)| *at + *wait > from && *at < to);
-    between.map(|(_, wait)| *wait).max().expect("connections at that time")
+/// An attempt to connect: when, how long it took and what came of it.
+type Attempt = (Instant, Duration, Observed);
+
+/// The longest that a new connection took between two moments. All have to succeed.
+fn longest(attempts: &[Attempt], from: Instant, to: Instant) -> Duration {
+    let between: Vec<_> = attempts.iter().filter(|(at, wait, _)| *at + *wait > from && *at < to).collect();
+    let is_failed = |(_, _, seen): &&&Attempt| !matches!(seen, Observed::Answered { .. });
+    let failed: Vec<_> = between.iter().filter(is_failed).collect();
+    assert!(failed.is_empty(), "{failed:?} of {}", between.len());
+    between.iter().map(|(_, wait, _)| *wait).max().expect("attempts at that time")
 }
 
-/// Of a kernel that loads 100,000 endpoints: the longest wait of a new connection meanwhile, and in as long a time before.
+/// Of a kernel that loads 100,000 endpoints in one transaction: the longest wait of a new connection meanwhile, and in as long a time before.
 fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
-    let (over, waits) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (ready, over, attempts) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(Vec::new()));
     let (started, took) = thread::scope(|scope| {
         let load = scope.spawn(|| {
             rig.lab.here().run(|| {
                 let (mut mode, mut table) = with_one_service();
+                ready.store(true, Ordering::Relaxed);
                 all_others(&mut table);
                 let plan = mode.plan(&table, Instant::now());
                 thread::sleep(Duration::from_secs(2));
@@ -94,12 +101,14 @@ fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
             })
         });
         scope.spawn(|| {
+            // Who connects while the rules of the round before go may wait for long.
+            while !ready.load(Ordering::Relaxed) && !over.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+            }
             while !over.load(Ordering::Relaxed) {
                 let started = Instant::now();
                 let seen = rig.lab.probe(ip("10.244.1.9"), Protocol::Tcp, address(WEB), SOON).unwrap();
-                if matches!(seen, Observed::Answered { .. }) {
-                    waits.lock().unwrap().push((started, started.elapsed()));
-                }
+                attempts.lock().unwrap().push((started, started.elapsed(), seen));
             }
         });
         let loaded = load.join();
@@ -108,20 +117,21 @@ fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
     });
     assert!(took < Duration::from_secs(20), "a load of {took:?}");
     assert_eq!(rig.run("nft list map ip ferrovia cluster-10").matches(" : 10.").count(), 100_000);
-    let waits = waits.lock().unwrap();
-    let before = started - took.min(Duration::from_millis(1900));
-    (longest(&waits, started, started + took), longest(&waits, before, started))
+    let attempts = attempts.lock().unwrap();
+    let before = started - took.min(Duration::from_millis(1500));
+    (longest(&attempts, started, started + took), longest(&attempts, before, started))
 }
 
-/// k8s#135639: packets wait for nothing while 100,000 endpoints are loaded. One of some loads has to show that: how slow a
-/// busy machine is says nothing, so that it is compared with the time before.
+/// k8s#135639: 20 s in which a machine does nothing else. A kernel that is not preemptible gives the processor of the load to
+/// nobody else until it is done, so that connections there wait as long. One of some loads has to be a short one: how slow
+/// a busy machine is says nothing, so that it is compared with the time before.
 #[test]
-fn y9_ten_thousand_services_are_loaded_without_a_stall() {
+fn y9_ten_thousand_services_are_loaded_without_a_lockup() {
     let rig = Rig::without_proxy(DataPlane::Nftables, &[], &[]);
     let mut seen = Vec::new();
-    let is_smooth =
-        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(100);
-    while !seen.iter().any(is_smooth) {
+    let is_short =
+        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(500);
+    while !seen.iter().any(is_short) {
         assert!(seen.len() < 6, "the longest waits, and those before: {seen:?}");
         seen.push(waits_of_a_load(&rig));
     }
