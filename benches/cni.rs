@@ -23,7 +23,7 @@ struct Plugin {
     name: &'static str,
     program: String,
     config: Value,
-    /// What the specification asks of the runtime.
+    /// How many it has had, for their ids.
     pods: AtomicUsize,
 }
 

@@ -81,7 +81,7 @@ fn data_directory() -> PathBuf {
 }
 
 impl Config {
-    /// Takes what DEL needs. Whoever attaches asks for [`validated`](Self::validate) ranges too.
+    /// Takes what DEL needs. Whoever attaches has to [`validate`](Self::validate) too.
     pub fn decode(input: &[u8]) -> Result<Self, CniError> {
         let decoded = serde_json::from_slice(input);
         let config: Config =
