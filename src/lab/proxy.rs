@@ -103,6 +103,11 @@ impl Proxy {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The last lines that it wrote to its standard error.
     pub fn log(&self) -> String {
         let lines = self.log.lock().unwrap_or_else(PoisonError::into_inner);

@@ -109,7 +109,7 @@ impl<M: Mode> Sync<M> {
         let (tables, paths) = planes
             .into_iter()
             .map(|(table, plane)| {
-                let flows = Reconciler::default();
+                let flows = Reconciler::of(M::TRACKING);
                 let predecessors = Predecessors::Unknown;
                 (table, Path { plane, flows, flows_due: None, triggers: Vec::new(), predecessors })
             })

@@ -10,7 +10,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use super::{Drift, Mode};
+use super::{Drift, Mode, Tracking};
 use crate::model::{Scheduler, ServiceTable};
 
 pub use plan::Plan;
@@ -38,6 +38,7 @@ impl<M: Mode> Mode for WithLocalhost<M> {
     type Error = M::Error;
 
     const SCHEDULERS: &'static [Scheduler] = M::SCHEDULERS;
+    const TRACKING: Tracking = M::TRACKING;
     const DRIFT_POLL: Duration = M::DRIFT_POLL;
 
     fn observe(&mut self) -> Result<(), M::Error> {
