@@ -154,8 +154,7 @@ fn start_ferrovia(lab: &Lab) -> (Proxy, u32) {
     let program = Path::new(env!("CARGO_BIN_EXE_ferrovia"));
     let mut proxy = Proxy::start(lab, program, flags).unwrap();
     proxy.wait_until_healthy(lab, Duration::from_secs(30)).unwrap();
-    let found = lab.here().command("pidof").unwrap().args(["-s", "ferrovia"]).output().unwrap();
-    let id = String::from_utf8_lossy(&found.stdout).trim().parse().expect("it is running");
+    let id = proxy.id();
     (proxy, id)
 }
 

@@ -32,6 +32,9 @@ pub trait Mode {
     /// The schedulers that this mode has, its default first.
     const SCHEDULERS: &'static [Scheduler];
 
+    /// How connection tracking sees the flows that this mode carries.
+    const TRACKING: Tracking = Tracking::Translated;
+
     /// How often to look for other writers.
     const DRIFT_POLL: Duration = Duration::from_millis(250);
 
@@ -137,6 +140,15 @@ impl Subject {
             Subject::Rule => "rule",
         }
     }
+}
+
+/// How connection tracking sees the flows of a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// From the frontend to the endpoint. One that is not translated is older than the rules.
+    Translated,
+    /// To the frontend, as they were sent: they end at this node.
+    AsSent,
 }
 
 /// Why a mode could not do its work.

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 
 use crate::kernel::conntrack::{Conntrack, ConntrackError, Flow};
 use crate::model::{Changes, Destination, FrontendKey, Protocol, ServicePort, ServicePortName, ServiceTable};
+use crate::modes::Tracking;
 
 /// How many stale flows are held at a time. What is beyond them is found by listing again.
 const BATCH: usize = 8192;
@@ -32,6 +33,7 @@ pub struct Reconciler {
     known: BTreeSet<FrontendKey>,
     /// UDP frontends that were there and are not, since the last reconciliation that succeeded.
     removed: BTreeSet<FrontendKey>,
+    tracking: Tracking,
 }
 
 /// What a reconciliation did.
@@ -43,7 +45,12 @@ pub struct Outcome {
 impl Reconciler {
     /// Due at once: an earlier process may have left before it was done.
     pub fn new() -> Self {
-        Reconciler { looks: LOOKS, known: BTreeSet::new(), removed: BTreeSet::new() }
+        Self::of(Tracking::Translated)
+    }
+
+    /// The same, for a mode whose flows are tracked like this.
+    pub fn of(tracking: Tracking) -> Self {
+        Reconciler { looks: LOOKS, known: BTreeSet::new(), removed: BTreeSet::new(), tracking }
     }
 
     /// Takes note of the table's changes. To be called before they are settled.
@@ -123,7 +130,8 @@ impl Reconciler {
     fn is_stale(&self, table: &ServiceTable, flow: &Flow) -> bool {
         let destination = flow.original.destination;
         if let Some(port) = candidates(table, destination).find_map(|key| table.frontends().get(&key)) {
-            return contradicts(port, flow);
+            return (flow.is_translated() || self.tracking == Tracking::Translated)
+                && contradicts(port, flow);
         }
         // Untranslated, it was never a Service's, and whoever else has that address now may answer it.
         flow.is_translated() && candidates(table, destination).any(|key| self.removed.contains(&key))

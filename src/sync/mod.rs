@@ -112,7 +112,7 @@ impl<M: Mode> Sync<M> {
         let (tables, paths) = planes
             .into_iter()
             .map(|(table, plane)| {
-                let flows = Reconciler::default();
+                let flows = Reconciler::of(M::TRACKING);
                 let predecessors = Predecessors::default();
                 let (flows_due, traffic_due) = (None, None);
                 (table, Path { plane, flows, flows_due, triggers: Vec::new(), predecessors, traffic_due })

@@ -125,6 +125,11 @@ impl Rig {
         remove_manifest(&self.lab, file).unwrap_or_else(|error| panic!("{}", chain(error)));
     }
 
+    /// The number of the proxy's process.
+    pub fn process(&self) -> u32 {
+        self.proxy.as_ref().expect("it was started").id()
+    }
+
     pub fn log(&self) -> String {
         self.proxy.as_ref().map(Proxy::log).unwrap_or_default()
     }

@@ -5,12 +5,18 @@ mod relay;
 mod sessions;
 
 use std::net::{IpAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use ferrovia::lab::Observed;
+use ferrovia::lab::proxy::Proxy;
 use ferrovia::model::Protocol;
 
 use crate::common::data_plane::DataPlane;
-use crate::common::rig::{Rig, SOON, address, eventually, web};
+use crate::common::rig::{Rig, SOON, address, dns, eventually, web};
 use crate::ipvs::lab::annotated;
 
 const WEB: &str = "10.96.0.10:80";
@@ -23,7 +29,15 @@ fn start(manifests: &[(&str, &str)]) -> Rig {
 fn listen(rig: &Rig, at: &str) -> TcpListener {
     let at = address(at);
     rig.lab.stop_listening(at, Protocol::Tcp);
-    rig.lab.host_of(at.ip()).unwrap().namespace.run(|| TcpListener::bind(at)).unwrap().unwrap()
+    let namespace = &rig.lab.host_of(at.ip()).unwrap().namespace;
+    let mut listener = None;
+    // The lab's own may be busy with the end of a connection.
+    let is_free = || {
+        listener = namespace.run(|| TcpListener::bind(at)).unwrap().ok();
+        listener.is_some()
+    };
+    assert!(eventually(SOON, is_free), "{at} is in use");
+    listener.unwrap()
 }
 
 /// The value of a metric, of all its series together.
@@ -136,4 +150,65 @@ fn pods_are_told_by_their_interface() {
         "172.18.0.100 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080
          10.244.1.9   tcp 172.18.0.2:30080 -> to 10.244.1.5:8080 10.244.2.5:8080",
     );
+}
+
+/// The new process first, then the old one ends: both carry connections meanwhile, and nobody is refused.
+#[test]
+fn l10_a_new_process_takes_over_and_refuses_no_connection() {
+    let rig = start(&[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.1.6"]))]);
+    let (stop, failures, count) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for (from, to) in [("10.244.1.9", WEB), ("172.18.0.100", "172.18.0.2:30080"), ("172.18.0.2", WEB)] {
+            let (stop, failures, count, rig) = (&stop, &failures, &count, &rig);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let seen = rig.ask(from, Protocol::Tcp, to);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    if !matches!(seen, Observed::Answered { .. }) {
+                        failures.lock().unwrap().push(format!("{from}: {seen}"));
+                    }
+                }
+            });
+        }
+        let taken_over = catch_unwind(AssertUnwindSafe(|| {
+            let mut old = rig.process();
+            let mut held = Vec::new();
+            for _ in 0..3 {
+                let new = Proxy::spawn(rig.command()).unwrap();
+                // Its rules lead to its own listeners.
+                thread::sleep(Duration::from_secs(2));
+                rig.run(&format!("kill -TERM {old}"));
+                let has_ended = || std::fs::read_link(format!("/proc/{old}/exe")).is_err();
+                assert!(eventually(SOON * 4, has_ended), "{}", rig.log());
+                old = new.id();
+                held.push(new);
+            }
+            thread::sleep(Duration::from_secs(1));
+            held
+        }));
+        stop.store(true, Ordering::Relaxed);
+        drop(taken_over.unwrap_or_else(|panic| resume_unwind(panic)));
+    });
+    assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
+    assert!(count.into_inner() > 300);
+}
+
+/// Where the policy keeps the client's address, endpoints here see it; all others see this node.
+#[test]
+fn e8_preserve_source_shows_clients_to_endpoints_on_this_node() {
+    let spec = "type: NodePort, externalTrafficPolicy: Local";
+    let manifests =
+        [("web.yaml", &*web(spec, &["10.244.1.5", "10.244.2.5"])), ("dns.yaml", &dns(&["10.244.1.6"]))];
+    let mut rig = Rig::without_proxy(DataPlane::Userspace, &manifests, &["--preserve-source".to_owned()]);
+    rig.start_proxy();
+    let client_of = |from: &str, protocol, to: &str| match rig.ask(from, protocol, to) {
+        Observed::Answered { client, .. } => client.ip().to_string(),
+        other => panic!("{other}\n{}", rig.evidence()),
+    };
+    for _ in 0..5 {
+        assert_eq!(client_of("172.18.0.100", Protocol::Tcp, "172.18.0.2:30080"), "172.18.0.100");
+        assert_eq!(client_of("10.244.1.9", Protocol::Udp, "10.96.0.53:53"), "10.244.1.9");
+    }
+    // A pod that reaches itself must not see its own address.
+    assert_ne!(client_of("10.244.1.6", Protocol::Udp, "10.96.0.53:53"), "10.244.1.6");
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Drift, Mode, Subject, Traffic};
+use super::{Drift, Mode, Subject, Tracking, Traffic};
 use crate::kernel::alarm::Ring;
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 
@@ -41,6 +41,7 @@ impl<M: Mode> Mode for WithLocalhost<M> {
     type Error = M::Error;
 
     const SCHEDULERS: &'static [Scheduler] = M::SCHEDULERS;
+    const TRACKING: Tracking = M::TRACKING;
     const DRIFT_POLL: Duration = M::DRIFT_POLL;
 
     fn observe(&mut self) -> Result<(), M::Error> {

@@ -110,7 +110,7 @@ impl Style {
     /// client's address: they are for a socket of this process.
     fn prerouting(&self) -> Vec<Rule> {
         let known = Rule::new([Statement::IsTransparent, self.marking(Mark::Packet), accept()]);
-        let mut rules = vec![known, replies(), self.leading(SetId(Set::Captured, Keying::Address), PROXY)];
+        let mut rules = vec![known, self.leading(SetId(Set::Captured, Keying::Address), PROXY), replies()];
         rules.extend(self.enter_node(TO_NODE));
         rules
     }
@@ -119,9 +119,10 @@ impl Style {
     /// that it outlives its Service.
     fn output(&self) -> Vec<Rule> {
         let bits = Statement::Bits { selector: Selector::CtMark, mask: self.mark, value: self.mark };
-        let known = Rule::new([bits, self.marking(Mark::Packet), accept()]);
+        let original = Statement::Direction(CtDirection::Original);
+        let known = Rule::new([bits, original, self.marking(Mark::Packet), accept()]);
         let captured = self.leading(SetId(Set::Captured, Keying::Address), OWN_PROXY);
-        let mut rules = vec![replies(), known, captured];
+        let mut rules = vec![known, captured, replies()];
         rules.extend(self.enter_node(OWN_TO_NODE));
         rules
     }
@@ -262,7 +263,7 @@ fn accept() -> Statement {
     Statement::Verdict(Verdict::Accept)
 }
 
-/// A NodePort must not take a reply that has its number (k8s#111682).
+/// A NodePort must not take a reply that has its number (k8s#111682). Nothing replies to a virtual address.
 fn replies() -> Rule {
     Rule::new([Statement::Direction(CtDirection::Reply), accept()])
 }

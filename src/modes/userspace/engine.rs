@@ -17,6 +17,9 @@ use super::sockets::{self, Listeners, Pair, Ports, Replies};
 use super::{tcp, udp};
 use crate::model::{Family, Protocol};
 
+/// A process that was told to end goes on for so long after its last connection: as long as another one, which found its own
+/// rules changed by this one, may take to look again.
+const QUIET: Duration = Duration::from_secs(4);
 /// How often connections of endpoints that left long ago are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -218,17 +221,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until there are no connections, for so long at the most. New ones are still accepted: the rules lead here
-    /// until another process changes them.
+    /// Waits until there were no connections for a while, for so long at the most. New ones are still accepted: the rules
+    /// lead here until another process changes them.
     pub fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let all = self.shared.limits.connections.min(Semaphore::MAX_PERMITS);
-        while self.shared.connections.available_permits() < all && Instant::now() < deadline {
+        let (mut accepted, mut quiet_since) = (self.shared.totals.accepted.get(), Instant::now());
+        while quiet_since.elapsed() < QUIET && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
+            let now = self.shared.totals.accepted.get();
+            if now != accepted || self.has_connections() {
+                (accepted, quiet_since) = (now, Instant::now());
+            }
         }
         // Whoever is left hears of it.
         let _ = self.stop.send(true);
         thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Engine {
+    fn has_connections(&self) -> bool {
+        let all = self.shared.limits.connections.min(Semaphore::MAX_PERMITS);
+        self.shared.connections.available_permits() < all
     }
 }
 

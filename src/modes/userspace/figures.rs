@@ -86,6 +86,7 @@ impl Drop for Active {
 /// Of the process.
 #[derive(Debug, Default)]
 pub struct Totals {
+    pub accepted: Counter,
     /// Times that accepting had to wait, as there were no file descriptors or too many connections.
     pub accept_pauses: Counter,
     /// UDP flows that had to go for others.

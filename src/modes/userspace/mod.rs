@@ -30,7 +30,7 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::nftables::Watch;
 use crate::modes::nftables::cleanup;
 use crate::modes::nftables::names::table as table_of;
-use crate::modes::{Drift, Leftovers, Mode, Predecessors, RemovalError};
+use crate::modes::{Drift, Leftovers, Mode, Predecessors, RemovalError, Tracking};
 
 pub use collector::Figures;
 pub use engine::{Engine, EngineError, Limits, Source};
@@ -135,6 +135,7 @@ impl<D: door::Nftables> Mode for Userspace<D> {
     type Error = Error;
 
     const SCHEDULERS: &'static [Scheduler] = balancer::SCHEDULERS;
+    const TRACKING: Tracking = Tracking::AsSent;
 
     fn observe(&mut self) -> Result<(), Error> {
         // What others do while we read counts as drift.

@@ -365,3 +365,13 @@ proptest! {
         }
     }
 }
+
+/// The userspace mode's flows end at this node: only what an earlier mode translated can be stale.
+#[test]
+fn flows_that_are_right_as_they_were_sent_stay() {
+    let (mut table, _) = table(vec![dns(&["10.244.1.5:53"])]);
+    let mut reconciler = Reconciler::of(Tracking::AsSent);
+    let mut conntrack = conntrack(&[(DNS, DNS), (DNS, "10.244.1.9:53"), (DNS, "10.244.1.5:53")]);
+    assert_eq!(sync(&mut table, &mut reconciler, &mut conntrack), Outcome { deleted: 1 });
+    assert_eq!(left(&conntrack), pairs(&[(DNS, DNS), (DNS, "10.244.1.5:53")]));
+}

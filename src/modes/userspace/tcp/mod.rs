@@ -29,6 +29,7 @@ pub async fn accept(
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
+                shared.totals.accepted.add(1);
                 let permit = wait_for_room(&shared).await;
                 tokio::spawn(serve(client, from, Arc::clone(&shared), stopped.clone(), permit));
             }
