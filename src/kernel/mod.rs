@@ -1,5 +1,6 @@
 //! The doors to the kernel, one per facility. Nothing else executes programs, opens netlink or writes to /proc.
 
+pub mod alarm;
 pub mod conntrack;
 pub mod ipset;
 pub mod iptables;

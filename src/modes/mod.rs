@@ -12,8 +12,10 @@ mod watched;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::{Duration, Instant};
 
+use crate::kernel::alarm::Ring;
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 
 pub use leftovers::{Leftovers, OtherFlavour, Predecessors, RemovalError};
@@ -46,12 +48,29 @@ pub trait Mode {
     /// Carries the plan out.
     fn apply(&mut self, plan: Self::Plan) -> Result<(), Self::Error>;
 
+    /// Whether the last plan was a part: the next one, of the same table, goes on.
+    fn is_halfway(&self) -> bool {
+        false
+    }
+
     /// How much a plan writes or removes: lines, messages, whatever the mode's unit is. 0 for nothing at all.
     fn operations(plan: &Self::Plan) -> usize;
 
     /// Whether somebody else may have changed what this mode wrote. Cheap enough to be called every second whatever the
     /// size of the table; a `Suspected` is settled by `observe` and `plan`.
     fn drift(&mut self) -> Result<Drift, Self::Error>;
+
+    /// Has `ring` called, from another thread, when `drift` is worth a call. Modes whose kernel facility tells of nothing
+    /// are asked from time to time.
+    fn alert(&mut self, _ring: Ring) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether to read everything again though nobody is suspected, after a long time. A mode that can account for all that
+    /// happened since it last read need not.
+    fn audit(&mut self) -> Result<Drift, Self::Error> {
+        Ok(Drift::Suspected)
+    }
 
     /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
     /// there is no moment without any, and again when [`predecessors_wake`](Self::predecessors_wake) has come.

@@ -32,6 +32,8 @@ pub enum Input {
     Object(Event),
     /// The node's interfaces have these addresses now.
     Addresses(Vec<IpAddr>),
+    /// Somebody may have changed what was written.
+    Drift,
     /// Leave everything as it is and return: rules outlive the process.
     Stop,
 }
@@ -146,6 +148,7 @@ impl<M: Mode> Sync<M> {
                         match input {
                             Input::Object(event) => self.take(event),
                             Input::Addresses(addresses) => self.set_addresses(addresses),
+                            Input::Drift => self.look(),
                             Input::Stop => return,
                         }
                     }
@@ -159,6 +162,11 @@ impl<M: Mode> Sync<M> {
     fn take(&mut self, event: Event) {
         self.reporter.heard(&event);
         self.store.handle(event);
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        self.paths.iter_mut().for_each(|path| path.plane.look(now));
     }
 
     fn set_addresses(&mut self, addresses: Vec<IpAddr>) {

@@ -82,8 +82,14 @@ fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
-    let Planes { of_families, schedulers } = planes;
+    let Planes { mut of_families, schedulers } = planes;
     let (inputs, received) = mpsc::channel();
+    for (_, plane) in &mut of_families {
+        let inputs = inputs.clone();
+        // Nobody listens any more: stopping already.
+        let ring = move || drop(inputs.send(Input::Drift));
+        plane.mode.alert(Box::new(ring)).context("cannot wait for changes of others")?;
+    }
     let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;

@@ -74,6 +74,8 @@ pub struct Subscription {
     buffer: Vec<u8>,
     /// Whether the transaction that is being told about touches the table.
     concerned: bool,
+    /// How many transactions others made, of whatever table.
+    transactions: u32,
 }
 
 impl Subscription {
@@ -86,8 +88,14 @@ impl Subscription {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         ignore(&socket, own)?;
-        let subscription =
-            Subscription { socket, table: table.clone(), own, buffer: vec![0; DATAGRAM], concerned: false };
+        let subscription = Subscription {
+            socket,
+            table: table.clone(),
+            own,
+            buffer: vec![0; DATAGRAM],
+            concerned: false,
+            transactions: 0,
+        };
         if sockopt::set_socket_recv_buffer_size_force(subscription.as_fd(), RECEIVE_BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(subscription.as_fd(), RECEIVE_BUFFER)?;
         }
@@ -113,12 +121,18 @@ impl Subscription {
         }
     }
 
+    /// How many transactions of others were told of so far, whatever table they touched.
+    pub fn transactions(&self) -> u32 {
+        self.transactions
+    }
+
     fn tell(&mut self, reply: &Reply<'_>, each: &mut dyn FnMut(Event)) {
         if reply.port == self.own.0 {
             return;
         }
         match Kind::from_header(reply.kind) {
             Some(Kind::NewGeneration) => {
+                self.transactions = self.transactions.wrapping_add(1);
                 if std::mem::take(&mut self.concerned)
                     && let Some(generation) = generation::parse(reply.payload)
                 {

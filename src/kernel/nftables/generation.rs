@@ -14,6 +14,11 @@ const PROCESS_NAME: u16 = 3;
 pub struct Generation(pub u32);
 
 impl Generation {
+    /// How many transactions lie between.
+    pub fn since(self, earlier: Generation) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
     /// The kernel leaves out 0.
     pub(super) fn next(self) -> Self {
         Generation(self.0.wrapping_add(1).max(1))

@@ -15,7 +15,7 @@ use crate::model::{Destination, Family, FrontendKey};
 const ATTEMPTS: usize = 5;
 
 /// Whom to forget.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Purge {
     /// The endpoints that clients of a frontend may still be remembered for.
     pub allowed: BTreeMap<FrontendKey, Vec<Target>>,
@@ -55,15 +55,15 @@ impl fmt::Display for Purge {
     }
 }
 
-/// Forgets them.
-pub fn purge(nftables: &mut dyn Nftables, family: Family, purge: &Purge) -> Result<(), NftablesError> {
+/// Forgets them, and tells how many transactions that took.
+pub fn purge(nftables: &mut dyn Nftables, family: Family, purge: &Purge) -> Result<u32, NftablesError> {
     if !purge.is_needed() {
-        return Ok(());
+        return Ok(0);
     }
-    let mut outcome = Ok(());
+    let mut outcome = Ok(0);
     for _ in 0..ATTEMPTS {
         let removal = removal(nftables, family, purge)?;
-        outcome = nftables.commit(&removal).map(drop);
+        outcome = nftables.commit(&removal).map(|_| u32::from(!removal.is_empty()));
         match &outcome {
             Err(error) if error.refusals().iter().any(is_gone) => {}
             _ => break,

@@ -40,6 +40,13 @@ pub struct Built {
     pub swept: Vec<Operation>,
 }
 
+/// Whether what nothing leads to goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweeping {
+    Now,
+    Later,
+}
+
 /// Whether what was written before is what would be written now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Written {
@@ -181,10 +188,10 @@ impl<'a> Building<'a> {
         self.changes.count(class.map(Object::Class), by);
     }
 
-    pub fn finish(mut self, now: Instant) -> Built {
+    pub fn finish(mut self, sweeping: Sweeping, now: Instant) -> Built {
         let is_used = |object: &Object| self.changes.users.get(object).is_some_and(|more| *more > 0);
         let gone = self.held.objects.sweepable(now).filter(|object| !is_used(object));
-        let gone: Vec<Object> = gone.cloned().collect();
+        let gone: Vec<Object> = gone.filter(|_| sweeping == Sweeping::Now).cloned().collect();
         let (mut swept, mut classes) = (Vec::new(), Edits::default());
         for object in &gone {
             swept.push(match object {

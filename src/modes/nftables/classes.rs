@@ -185,9 +185,9 @@ impl fmt::Display for Class {
 
 impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Pick { map: SlotMap { keying, policy, slots }, turn, memory } = self;
-        let node = if *keying == Keying::Node { "node-" } else { "" };
-        write!(f, "{node}{}-{}-{slots}", policy_name(*policy), turn.scheduler())?;
+        let Pick { map, turn, memory } = self;
+        let node = if map.keying == Keying::Node { "node-" } else { "" };
+        write!(f, "{node}{}-{}-{}", policy_name(map.policy), turn.scheduler(), map.size())?;
         f.write_str(if *memory == Memory::Sticky { STICKY } else { "" })?;
         match turn {
             Turn::RoundRobin(name) => write_owner(f, name),

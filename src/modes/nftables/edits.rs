@@ -10,7 +10,10 @@ use crate::kernel::nftables::{Element, Name};
 
 /// In each set deletions come first: an element with other data is deleted and added.
 #[derive(Default)]
-pub struct Edits(BTreeMap<SetId, Edit>);
+pub struct Edits {
+    of_sets: BTreeMap<SetId, Edit>,
+    count: usize,
+}
 
 #[derive(Default)]
 struct Edit {
@@ -20,15 +23,21 @@ struct Edit {
 
 impl Edits {
     pub fn add(&mut self, set: SetId, element: &Element) {
-        self.0.entry(set).or_default().added.push(element);
+        self.count += 1;
+        self.of_sets.entry(set).or_default().added.push(element);
     }
 
     pub fn delete(&mut self, set: SetId, element: &Element) {
-        self.0.entry(set).or_default().deleted.push(&key::alone(element));
+        self.count += 1;
+        self.of_sets.entry(set).or_default().deleted.push(&key::alone(element));
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
     }
 
     pub fn operations(self) -> impl Iterator<Item = Operation> {
-        self.0.into_iter().flat_map(|(set, edit)| edit.operations(set))
+        self.of_sets.into_iter().flat_map(|(set, edit)| edit.operations(set))
     }
 }
 

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use super::member::{Leads, Member};
-use super::names::{Keying, SetId, SlotMap};
+use super::names::SetId;
 use super::objects::Objects;
-use super::slots::Slots;
+use super::volumes::AllSlots;
 use crate::kernel::nftables::Element;
-use crate::model::{FrontendKey, TrafficPolicy};
 
 /// As read, and as written since.
 #[derive(Debug, Default)]
 pub struct Held {
     pub table: Presence,
     pub members: BTreeMap<Member, Option<Leads>>,
-    pub slots: BTreeMap<SlotPlace, Slots>,
+    pub slots: AllSlots,
     pub objects: Objects,
     /// Elements of our sets that are never written here.
     pub strangers: Vec<(SetId, Element)>,
@@ -29,30 +28,4 @@ pub enum Presence {
     Dormant,
     /// Another version made it, or somebody changed what only a new table can change back.
     OfAnotherShape,
-}
-
-/// The slots of a frontend in one map. It is in one for each policy, unless somebody else wrote to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SlotPlace {
-    pub place: FrontendKey,
-    pub policy: TrafficPolicy,
-    pub count: u32,
-}
-
-impl SlotPlace {
-    pub fn map(&self) -> SlotMap {
-        SlotMap { keying: Keying::of(&self.place), policy: self.policy, slots: self.count }
-    }
-}
-
-impl Held {
-    /// The slots of a frontend in all maps.
-    pub fn slots_of(
-        &self,
-        place: FrontendKey,
-        policy: TrafficPolicy,
-    ) -> impl Iterator<Item = (&SlotPlace, &Slots)> {
-        let at = |count| SlotPlace { place, policy, count };
-        self.slots.range(at(0)..=at(u32::MAX))
-    }
 }

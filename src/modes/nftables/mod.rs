@@ -10,6 +10,7 @@ mod error;
 mod held;
 mod hooks;
 mod key;
+mod ledger;
 mod member;
 mod names;
 mod numbers;
@@ -23,11 +24,15 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod volumes;
 mod watch;
+mod work;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
+use crate::kernel::alarm::Ring;
 use crate::kernel::nftables as door;
 use crate::model::{Family, Scheduler, ServicePortName, ServiceTable};
 use crate::modes::iptables::InvalidPackets;
@@ -41,7 +46,8 @@ pub use watch::{OpenError, Watch, open};
 
 use base::Style;
 use held::Held;
-use planner::Scope;
+use ledger::Ledger;
+use work::Scope;
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,7 @@ pub struct Nftables<D> {
     settings: Settings,
     held: Held,
     scope: Scope,
+    ledger: Ledger,
     predecessors: Predecessors,
 }
 
@@ -74,8 +81,8 @@ impl<D: door::Nftables> Nftables<D> {
     /// `watch` tells of what others do to the table.
     pub fn new(family: Family, door: D, watch: Box<dyn Watch>, settings: Settings) -> Self {
         let (held, scope) = (Held::default(), Scope::Everything);
-        let predecessors = Predecessors::default();
-        Nftables { family, door, watch, settings, held, scope, predecessors }
+        let (ledger, predecessors) = (Ledger::default(), Predecessors::default());
+        Nftables { family, door, watch, settings, held, scope, ledger, predecessors }
     }
 
     /// With what goes once its own rules are in place.
@@ -86,7 +93,17 @@ impl<D: door::Nftables> Nftables<D> {
 
 /// The whole of what a kernel without our table needs: what goldens hold and `ferrovia plan` prints.
 pub fn render(settings: &Settings, table: &ServiceTable) -> String {
-    planner::plan(settings, &Held::default(), Scope::Everything, table, Instant::now()).to_string()
+    let (mut held, mut scope, mut text) = (Held::default(), Scope::Everything, String::new());
+    let now = Instant::now();
+    loop {
+        let plan = planner::plan(settings, &held, &scope, table, now);
+        text += &plan.to_string();
+        plan.outcome.learn(&mut held, now);
+        match plan.rest {
+            Some(rest) => scope = Scope::Rest(rest),
+            None => return text,
+        }
+    }
 }
 
 impl<D: door::Nftables> Mode for Nftables<D> {
@@ -96,12 +113,16 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     const SCHEDULERS: &'static [Scheduler] =
         &[Scheduler::Random, Scheduler::RoundRobin, Scheduler::SourceHash];
 
-    /// The kernel tells of changes: a look is one system call.
-    const DRIFT_POLL: Duration = Duration::from_millis(50);
+    /// The kernel tells of changes: this is for what it could not tell.
+    const DRIFT_POLL: Duration = Duration::from_secs(1);
 
     fn observe(&mut self) -> Result<(), Error> {
         // What others do while we read counts as drift.
+        let now = self.door.generation().map_err(error::observing)?;
         self.watch.disturbed()?;
+        self.ledger = Ledger::open(now, self.watch.told());
+        // Not beside what is read: that may be half a million slots.
+        self.held = Held::default();
         let style = Style::new(&self.settings, &ServiceTable::new(self.family));
         self.held = observe::observe(&mut self.door, self.family, &style)?;
         self.scope = Scope::Everything;
@@ -109,17 +130,23 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     }
 
     fn plan(&self, want: &ServiceTable, now: Instant) -> Plan {
-        planner::plan(&self.settings, &self.held, self.scope, want, now)
+        planner::plan(&self.settings, &self.held, &self.scope, want, now)
     }
 
     fn apply(&mut self, plan: Plan) -> Result<(), Error> {
         self.door
             .commit(&plan.transaction)
             .map_err(|source| Error::Apply { culprit: plan.culprit(&source).map(Box::new), source })?;
-        affinity::purge(&mut self.door, self.family, &plan.purge).map_err(Error::Affinity)?;
+        self.ledger.note_own(u32::from(!plan.transaction.is_empty()));
+        let purged = affinity::purge(&mut self.door, self.family, &plan.purge).map_err(Error::Affinity)?;
+        self.ledger.note_own(purged);
         plan.outcome.learn(&mut self.held, plan.made);
-        self.scope = Scope::Changes;
+        self.scope = plan.rest.map_or(Scope::Changes, Scope::Rest);
         Ok(())
+    }
+
+    fn is_halfway(&self) -> bool {
+        matches!(self.scope, Scope::Rest(_))
     }
 
     fn operations(plan: &Plan) -> usize {
@@ -136,6 +163,24 @@ impl<D: door::Nftables> Mode for Nftables<D> {
 
     fn predecessors_wake(&self) -> Option<Instant> {
         self.predecessors.wake()
+    }
+
+    fn alert(&mut self, ring: Ring) -> io::Result<()> {
+        self.watch.alert(ring)
+    }
+
+    /// A look at the generation. A transaction that is just being told of is one the second time.
+    fn audit(&mut self) -> Result<Drift, Error> {
+        for _ in 0..2 {
+            let now = self.door.generation().map_err(error::observing)?;
+            if self.watch.disturbed()? {
+                return Ok(Drift::Suspected);
+            }
+            if self.ledger.accounts_for(now, self.watch.told()) {
+                return Ok(Drift::None);
+            }
+        }
+        Ok(Drift::Suspected)
     }
 
     fn wake(&self) -> Option<Instant> {

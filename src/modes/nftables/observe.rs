@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::base::Style;
 use super::error::{self, Error};
-use super::held::{Held, Presence, SlotPlace};
+use super::held::{Held, Presence};
 use super::key;
 use super::member::Member;
 use super::names::{self, Keying, Set, SetId, SlotMap};
 use super::numbers::ClassId;
 use super::objects::{Content, HeldChain, Object, named};
 use super::slots::Target;
+use super::volumes::SlotPlace;
 use crate::kernel::nftables::set::SetData;
 use crate::kernel::nftables::table::{Activity, Ownership};
 use crate::kernel::nftables::{self as door, Element, InstalledRule, InstalledTable, Name, Nftables, Table};
@@ -116,7 +117,8 @@ impl Reading<'_> {
         };
         self.nftables.elements(&self.table, set, &mut note).map_err(error::observing)?;
         for (place, slots) in found {
-            let at = SlotPlace { place, policy: map.policy, count: map.slots };
+            let SlotMap { policy, slots: count, volume, .. } = map;
+            let at = SlotPlace { place, policy, count, volume };
             self.held.slots.insert(at, slots.into());
         }
         Ok(())

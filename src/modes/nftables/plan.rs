@@ -5,17 +5,19 @@ use std::fmt;
 use std::time::Instant;
 
 use super::affinity::Purge;
-use super::held::{Held, Presence, SlotPlace};
+use super::held::{Held, Presence};
 use super::key::Key;
 use super::member::{Leads, Member};
 use super::names::SetId;
 use super::objects::ObjectChanges;
 use super::slots::Slots;
+use super::volumes::SlotPlace;
+use super::work::Rest;
 use crate::kernel::nftables::transaction::Operation;
 use crate::kernel::nftables::{Name, NftablesError, Refusal, Transaction};
 use crate::model::{Family, FrontendKey, ServicePortName};
 
-/// One transaction, and what is known when it is done. `Display` is a script for `nft -f`.
+/// One transaction, of several where there is much to do, and what is known when it is done. `Display` is a script for `nft -f`.
 #[derive(Debug)]
 pub struct Plan {
     pub(super) family: Family,
@@ -24,6 +26,8 @@ pub struct Plan {
     /// Clients to forget once no new ones can be remembered for what left.
     pub(super) purge: Purge,
     pub(super) owners: Owners,
+    /// What the next plan has to look at, if this one is a part.
+    pub(super) rest: Option<Rest>,
     /// When it was made.
     pub(super) made: Instant,
 }
@@ -99,8 +103,8 @@ impl Outcome {
         }
         for (place, after) in self.slots {
             match after {
-                Some(slots) => drop(held.slots.insert(place, slots)),
-                None => drop(held.slots.remove(&place)),
+                Some(slots) => held.slots.insert(place, slots),
+                None => held.slots.remove(&place),
             }
         }
         held.objects.learn(self.objects, now);

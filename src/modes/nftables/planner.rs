@@ -1,18 +1,16 @@
 //! Making a plan. One piece of code, whatever is known: with nothing known it looks at everything, for one change at the
 //! places that the change can concern.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Settings;
 use super::affinity::{Others, Purge};
 use super::base::Style;
-use super::building::Building;
+use super::building::{Building, Sweeping};
 use super::classes::may_be_sticky;
 use super::edits::Edits;
-use super::held::{Held, Presence, SlotPlace};
+use super::held::{Held, Presence};
 use super::key;
 use super::member::{Leads, Member};
 use super::names::{self, Set, SetId};
@@ -21,64 +19,29 @@ use super::plan::{Outcome, Owners, Plan};
 use super::render::{self, Goal, Wanted};
 use super::slots::{self, Slots, Target};
 use super::traffic::Counting;
+use super::volumes::{SlotPlace, Volumes};
+use super::work::{PART, Rest, Scope, Work};
 use crate::kernel::nftables::userdata::Comment;
 use crate::kernel::nftables::{Transaction, Verdict};
-use crate::model::{Changes, Frontend, FrontendKey, ServicePort, ServiceTable, TrafficPolicy};
-
-/// What a planner looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Everything,
-    Changes,
-}
+use crate::model::{Changes, FrontendKey, ServiceTable, TrafficPolicy};
 
 /// Decides everything.
-pub fn plan(settings: &Settings, held: &Held, scope: Scope, want: &ServiceTable, now: Instant) -> Plan {
+pub fn plan(settings: &Settings, held: &Held, scope: &Scope, want: &ServiceTable, now: Instant) -> Plan {
     let mut planner = Planner {
         held,
         want,
         building: Building::new(held, settings, want.family()),
         counting: settings.counting,
+        volumes: Volumes::new(&held.slots),
         edits: Edits::default(),
         outcome: Outcome::default(),
         purge: Purge::default(),
         owners: Owners::default(),
     };
-    let touched = match (scope, want.changes()) {
-        (Scope::Changes, Changes::Some(changes)) => {
-            let mut touched = Touched::default();
-            for (name, change) in changes {
-                change.before.iter().chain(want.get(name)).for_each(|port| touched.add(port));
-            }
-            touched
-        }
-        _ => {
-            planner.building.skeleton(&Style::new(settings, want));
-            planner.purge.others = Others::Forgotten;
-            planner.strangers();
-            planner.service_networks();
-            planner.everything()
-        }
-    };
-    touched.places.into_iter().for_each(|place| planner.place(place));
-    touched.addresses.into_iter().for_each(|address| planner.address(address));
-    planner.finish(now)
-}
-
-/// The places that may differ.
-#[derive(Debug, Default)]
-struct Touched {
-    places: BTreeSet<FrontendKey>,
-    /// Of frontends, and of endpoints that may reach themselves.
-    addresses: BTreeSet<IpAddr>,
-}
-
-impl Touched {
-    fn add(&mut self, port: &Arc<ServicePort>) {
-        self.places.extend(port.frontends.iter().map(|frontend| port.key(frontend)));
-        self.addresses.extend(port.frontends.iter().filter_map(Frontend::address));
-        self.addresses.extend(port.hairpin_addresses());
-    }
+    let mut rest = planner.work(scope, settings);
+    planner.purge = std::mem::take(&mut rest.purge);
+    planner.part(&mut rest);
+    planner.finish(rest, now)
 }
 
 struct Planner<'a> {
@@ -86,6 +49,7 @@ struct Planner<'a> {
     want: &'a ServiceTable,
     building: Building<'a>,
     counting: Counting,
+    volumes: Volumes<'a>,
     edits: Edits,
     outcome: Outcome,
     purge: Purge,
@@ -93,19 +57,38 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn everything(&self) -> Touched {
-        let mut touched = Touched::default();
-        self.want.ports().for_each(|port| touched.add(port));
-        for member in self.held.members.keys() {
-            match member {
-                Member::Address(_, address) => drop(touched.addresses.insert(*address)),
-                Member::Place(_, place) | Member::Range(place, _) => drop(touched.places.insert(*place)),
-                // Those of the node, not of any Service.
-                Member::ServiceNetwork(_) => {}
+    fn work(&mut self, scope: &Scope, settings: &Settings) -> Rest {
+        match (scope, self.want.changes()) {
+            (Scope::Rest(rest), _) => rest.clone(),
+            (Scope::Changes, Changes::Some(changes)) => {
+                let ports =
+                    changes.iter().flat_map(|(name, change)| change.before.iter().chain(self.want.get(name)));
+                Rest::all_of(Work::of_ports(ports))
+            }
+            _ => {
+                self.building.skeleton(&Style::new(settings, self.want));
+                self.strangers();
+                self.service_networks();
+                let mut rest = Rest::all_of(Work::everything(self.want, self.held));
+                rest.purge.others = Others::Forgotten;
+                rest
             }
         }
-        touched.places.extend(self.held.slots.keys().map(|slots| slots.place));
-        touched
+    }
+
+    /// As much as goes into one transaction. A table that is made anew is not seen half made.
+    fn part(&mut self, rest: &mut Rest) {
+        let limit = if self.held.table == Presence::OfAnotherShape { usize::MAX } else { PART };
+        while self.edits.len() < limit
+            && let Some(place) = rest.next_place()
+        {
+            self.place(place);
+        }
+        while self.edits.len() < limit
+            && let Some(address) = rest.next_address()
+        {
+            self.address(address);
+        }
     }
 
     fn strangers(&mut self) {
@@ -122,7 +105,8 @@ impl Planner<'_> {
     }
 
     fn place(&mut self, place: FrontendKey) {
-        let wanted = render::of_place(self.want, place, self.counting);
+        let volume = |policy, slots| self.volumes.choose(place, policy, slots).volume;
+        let wanted = render::of_place(self.want, place, self.counting, &volume);
         let members = self.numbered(place, &wanted);
         let left = [TrafficPolicy::Cluster, TrafficPolicy::Local]
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));
@@ -168,7 +152,7 @@ impl Planner<'_> {
     /// Who was remembered for an endpoint elsewhere must not get there where the policy is Local from now on: without
     /// this node's source address the answer would come from a stranger.
     fn becomes_local(&self, place: FrontendKey, wanted: &Wanted<'_>) -> bool {
-        let had = |policy| self.held.slots_of(place, policy).next().is_some();
+        let had = |policy| self.held.slots.of(place, policy).next().is_some();
         !wanted.shares(TrafficPolicy::Local).is_empty()
             && !had(TrafficPolicy::Local)
             && had(TrafficPolicy::Cluster)
@@ -186,8 +170,8 @@ impl Planner<'_> {
 
     /// Brings the slots of a frontend to what is wanted.
     fn slots(&mut self, place: FrontendKey, policy: TrafficPolicy, shares: &[(Target, u32)]) -> Departure {
-        let at = SlotPlace { place, policy, count: slots::count(shares) };
-        let held: Vec<(&SlotPlace, &Slots)> = self.held.slots_of(place, policy).collect();
+        let at = self.volumes.choose(place, policy, slots::count(shares));
+        let held: Vec<(&SlotPlace, &Slots)> = self.held.slots.of(place, policy).collect();
         let here = held.iter().find(|(found, _)| **found == at);
         let model = here.or(held.first()).map(|(_, slots)| &slots[..]).unwrap_or_default();
         let wanted = slots::assign(shares, model);
@@ -218,6 +202,8 @@ impl Planner<'_> {
                 self.edits.add(map, &key::slot(&at.place, number, &target));
             }
         }
+        let by = i64::from(!after.is_empty()) - i64::from(!before.is_empty());
+        self.volumes.note(at.map(), by);
         self.outcome.slots.push((*at, (!after.is_empty()).then(|| after.into())));
     }
 
@@ -253,8 +239,10 @@ impl Planner<'_> {
         self.building.leads(member, leads, -1);
     }
 
-    fn finish(self, now: Instant) -> Plan {
+    fn finish(self, mut rest: Rest, now: Instant) -> Plan {
         let Planner { held, want, building, edits, mut outcome, purge, owners, .. } = self;
+        // What nothing leads to yet may be needed by the rest.
+        let sweeping = if rest.is_done() { Sweeping::Now } else { Sweeping::Later };
         let family = want.family();
         let mut transaction = Transaction::new(&names::table(family));
         if held.table == Presence::OfAnotherShape {
@@ -263,12 +251,19 @@ impl Planner<'_> {
         if held.table != Presence::There {
             transaction.add_table(Some(names::COMMENT));
         }
-        let built = building.finish(now);
+        let built = building.finish(sweeping, now);
         outcome.objects = built.changes;
         transaction.operations.extend(built.created);
         transaction.operations.extend(edits.operations());
         transaction.operations.extend(built.swept);
-        Plan { family, transaction, outcome, purge, owners, made: now }
+        let (purge, rest) = match sweeping {
+            Sweeping::Now => (purge, None),
+            Sweeping::Later => {
+                rest.purge = purge;
+                (Purge::default(), Some(rest))
+            }
+        };
+        Plan { family, transaction, outcome, purge, owners, rest, made: now }
     }
 }
 

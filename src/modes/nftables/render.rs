@@ -55,13 +55,20 @@ enum Masquerade {
     No,
 }
 
-pub fn of_place(table: &ServiceTable, place: FrontendKey, counting: Counting) -> Wanted<'_> {
+/// `volume` tells in which volume the frontend's slots of a policy are, by their number.
+pub fn of_place<'a>(
+    table: &'a ServiceTable,
+    place: FrontendKey,
+    counting: Counting,
+    volume: &dyn Fn(TrafficPolicy, u32) -> u32,
+) -> Wanted<'a> {
     let found = table.frontends().get(&place).and_then(|port| {
         let frontend = port.frontends.iter().find(|frontend| port.key(frontend) == place)?;
         Some((port, frontend))
     });
     let Some((port, frontend)) = found else { return Wanted::default() };
-    let mut rendering = Rendering { port, place, wanted: Wanted { port: Some(port), ..Wanted::default() } };
+    let wanted = Wanted { port: Some(port), ..Wanted::default() };
+    let mut rendering = Rendering { port, place, volume, wanted };
     rendering.frontend(table, frontend);
     if counting == Counting::On {
         rendering.count(frontend);
@@ -69,13 +76,14 @@ pub fn of_place(table: &ServiceTable, place: FrontendKey, counting: Counting) ->
     rendering.wanted
 }
 
-struct Rendering<'a> {
+struct Rendering<'a, 'v> {
     port: &'a Arc<ServicePort>,
     place: FrontendKey,
+    volume: &'v dyn Fn(TrafficPolicy, u32) -> u32,
     wanted: Wanted<'a>,
 }
 
-impl Rendering<'_> {
+impl Rendering<'_, '_> {
     fn frontend(&mut self, table: &ServiceTable, frontend: &Frontend) {
         let port = self.port;
         let is_external = !matches!(frontend, Frontend::ClusterIp(_));
@@ -137,7 +145,12 @@ impl Rendering<'_> {
     fn lead(&mut self, set: Set, policy: TrafficPolicy, masquerade: Masquerade) {
         let slots = self.share(policy);
         let pick = Pick {
-            map: SlotMap { keying: Keying::of(&self.place), policy, slots },
+            map: SlotMap {
+                keying: Keying::of(&self.place),
+                policy,
+                slots,
+                volume: (self.volume)(policy, slots),
+            },
             turn: Turn::of(self.port.scheduler, slots, &self.port.name),
             memory: if self.port.affinity.is_some() { Memory::Sticky } else { Memory::None },
         };

@@ -119,7 +119,7 @@ impl<M: Mode> Plane<M> {
             self.release_quarantine(table, now);
         }
         if self.next_audit <= now {
-            self.doubt(now);
+            self.audit(now)?;
         }
         if self.next_drift_poll <= now {
             self.next_drift_poll = now + M::DRIFT_POLL;
@@ -133,6 +133,19 @@ impl<M: Mode> Plane<M> {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Somebody may have changed what the kernel holds.
+    pub fn look(&mut self, now: Instant) {
+        self.next_drift_poll = now.max(self.earliest_audit);
+    }
+
+    fn audit(&mut self, now: Instant) -> Result<(), M::Error> {
+        self.next_audit = now + self.audit_period;
+        if self.knowledge != Knowledge::Certain || self.mode.audit()? == Drift::Suspected {
+            self.doubt(now);
         }
         Ok(())
     }
@@ -178,23 +191,37 @@ impl<M: Mode> Plane<M> {
         if self.mode.wake().is_some_and(|wake| wake <= clock()) {
             self.mode.refresh(clock())?;
         }
-        let planning = clock();
-        let plan = self.mode.plan(table, planning);
-        report.plan = clock() - planning;
-        report.operations = M::operations(&plan);
+        self.carry_out(table, &mut report, clock)?;
+        while self.mode.is_halfway() {
+            self.carry_out(table, &mut report, clock)?;
+        }
         report.wrote = report.operations > 0;
         report.repaired = doubted && !changed && report.wrote;
-        if report.wrote && tracing::enabled!(tracing::Level::TRACE) {
-            report.text = Some(plan.to_string());
-        }
-        self.knowledge = Knowledge::Nothing;
-        let applying = clock();
-        self.mode.apply(plan)?;
-        report.apply = clock() - applying;
         report.draining = self.mode.draining();
         self.knowledge = Knowledge::Certain;
         table.settle();
         Ok(report)
+    }
+
+    fn carry_out(
+        &mut self,
+        table: &ServiceTable,
+        report: &mut Report,
+        clock: &impl Fn() -> Instant,
+    ) -> Result<(), M::Error> {
+        let planning = clock();
+        let plan = self.mode.plan(table, planning);
+        report.plan += clock() - planning;
+        let operations = M::operations(&plan);
+        report.operations += operations;
+        if operations > 0 && tracing::enabled!(tracing::Level::TRACE) {
+            *report.text.get_or_insert_default() += &plan.to_string();
+        }
+        self.knowledge = Knowledge::Nothing;
+        let applying = clock();
+        self.mode.apply(plan)?;
+        report.apply += clock() - applying;
+        Ok(())
     }
 
     fn observe(

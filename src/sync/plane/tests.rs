@@ -19,6 +19,10 @@ struct Fake {
     applied: usize,
     refreshed: usize,
     wakes: Option<Instant>,
+    /// Whether it knows of all that happened.
+    accounts: bool,
+    /// Parts that are left of the last plan.
+    parts: usize,
 }
 
 #[derive(Debug)]
@@ -78,6 +82,7 @@ impl Mode for Fake {
             return Err(FakeError { culprit: self.names_culprit.then(|| name.clone()), transient: false });
         }
         self.applied += 1;
+        self.parts = self.parts.saturating_sub(1);
         for (name, port) in plan.0 {
             match port {
                 Some(port) => self.kernel.insert(name, port),
@@ -86,6 +91,14 @@ impl Mode for Fake {
         }
         self.known = Some(self.kernel.clone());
         Ok(())
+    }
+
+    fn is_halfway(&self) -> bool {
+        self.parts > 0
+    }
+
+    fn audit(&mut self) -> Result<Drift, FakeError> {
+        Ok(if self.accounts { Drift::None } else { Drift::Suspected })
     }
 
     fn operations(plan: &FakePlan) -> usize {
@@ -325,6 +338,42 @@ fn the_audit_finds_what_no_stamp_told() {
     bench.tick_after(Duration::from_secs(61));
     assert!(bench.sync().unwrap().repaired);
     assert_eq!(bench.kernel(), [1]);
+}
+
+#[test]
+fn an_audit_reads_nothing_where_the_mode_knows_all_that_happened() {
+    let mut bench = Bench::new();
+    bench.sync().unwrap();
+    bench.plane.mode.accounts = true;
+    bench.tick_after(Duration::from_secs(61));
+    assert!(!bench.plane.is_due(bench.now.get()) && bench.plane.is_certain());
+    bench.plane.mode.accounts = false;
+    bench.tick_after(Duration::from_secs(59));
+    assert!(bench.plane.is_certain(), "a minute after the last one");
+    bench.tick_after(Duration::from_secs(2));
+    assert!(bench.plane.is_due(bench.now.get()) && !bench.plane.is_certain());
+}
+
+#[test]
+fn all_parts_of_a_plan_are_one_sync() {
+    let mut bench = Bench::new();
+    bench.plane.mode.parts = 3;
+    bench.table.set(port("a", 1));
+    let report = bench.sync().unwrap();
+    assert_eq!((bench.plane.mode.applied, report.operations), (3, 1));
+    assert!(bench.table.is_settled());
+}
+
+#[test]
+fn l5_news_are_looked_at_at_once() {
+    let mut bench = Bench::new();
+    bench.sync().unwrap();
+    bench.tick_after(Duration::from_secs(1));
+    bench.plane.mode.suspicious = true;
+    bench.plane.look(bench.now.get());
+    assert_eq!(bench.plane.wake(), bench.now.get());
+    bench.tick_after(Duration::ZERO);
+    assert!(bench.plane.is_due(bench.now.get()));
 }
 
 #[test]

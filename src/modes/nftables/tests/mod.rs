@@ -78,11 +78,22 @@ impl door::Nftables for Shared {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Told(Rc<Cell<bool>>);
+struct Told {
+    disturbed: Rc<Cell<bool>>,
+    transactions: Rc<Cell<u32>>,
+}
 
 impl Watch for Told {
     fn disturbed(&mut self) -> Result<bool, SubscriptionError> {
-        Ok(self.0.take())
+        Ok(self.disturbed.take())
+    }
+
+    fn told(&self) -> u32 {
+        self.transactions.get()
+    }
+
+    fn alert(&mut self, _ring: Ring) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -193,11 +204,16 @@ impl Bench {
 
     /// One turn of the loop; returns the plan's text.
     fn sync(&mut self, table: &mut ServiceTable) -> String {
-        let plan = self.plan(table);
-        let text = plan.to_string();
-        self.mode.apply(plan).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        table.settle();
-        text
+        let mut text = String::new();
+        loop {
+            let plan = self.plan(table);
+            text += &plan.to_string();
+            self.mode.apply(plan).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            if !self.mode.is_halfway() {
+                table.settle();
+                return text;
+            }
+        }
     }
 
     fn observe_and_sync(&mut self, table: &mut ServiceTable) -> String {
@@ -229,10 +245,16 @@ impl Bench {
 
     /// Somebody else's transaction.
     fn meddle(&mut self, change: impl FnOnce(&mut Transaction)) {
+        self.meddle_silently(change);
+        self.told.disturbed.set(true);
+        self.told.transactions.set(self.told.transactions.get() + 1);
+    }
+
+    /// Of which nobody is told.
+    fn meddle_silently(&mut self, change: impl FnOnce(&mut Transaction)) {
         let mut transaction = Transaction::new(&table_of_kernel(self.mode.family));
         change(&mut transaction);
         self.kernel.0.borrow_mut().commit(&transaction).unwrap();
-        self.told.0.set(true);
     }
 
     /// Elements of a set as printed.

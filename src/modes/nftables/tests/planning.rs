@@ -50,6 +50,56 @@ fn an_endpoint_more_moves_the_frontend_to_another_class() {
     bench.assert_nothing_to_do(&mut table);
 }
 
+/// k8s#135639: the kernel is locked for as long as a transaction takes.
+#[test]
+fn y9_much_is_done_in_parts() {
+    let port = |at: u16, lasts: &[u8]| {
+        let [high, low] = at.to_be_bytes();
+        let port = service(&format!("s{at}"), &[Frontend::ClusterIp([10, 96, high, low].into())]);
+        ServicePort { cluster: endpoints(lasts), ..port }
+    };
+    let all = |lasts: &[u8]| (0..2000).map(|at| port(at, lasts)).collect::<Vec<_>>();
+    let (mut bench, mut table) = (Bench::new(Family::V4), table_of(Family::V4, all(&[5, 6, 7])));
+    bench.sync(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
+    all(&[6, 7, 8]).into_iter().for_each(|port| table.set(port));
+    bench.sync(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
+    let kernel = bench.kernel.0.borrow();
+    let sizes: Vec<_> = kernel.committed.iter().map(|text| text.matches(" element ").count()).collect();
+    assert_eq!(sizes.len(), 4, "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size < work::PART + 10), "{sizes:?}");
+    drop(kernel);
+    table.set(port(7, &[7, 8, 9]));
+    bench.sync(&mut table);
+    assert_eq!(bench.kernel.0.borrow().committed.len(), 5, "a change is one transaction");
+}
+
+/// The kernel takes the square of a map's size to list it.
+#[test]
+fn a_map_of_slots_that_is_full_is_followed_by_another() {
+    let room = 8192 / 2;
+    let port = |at: u16| {
+        let [high, low] = at.to_be_bytes();
+        service(&format!("s{at}"), &[Frontend::ClusterIp([10, 96, high, low].into())])
+    };
+    let (mut bench, mut table) = Bench::with((0..room + 1).map(port));
+    let sizes = |bench: &Bench| ["cluster-2", "cluster-2.2"].map(|map| bench.list(map).len());
+    assert_eq!(sizes(&bench), [8192, 2]);
+    let last = "10.96.16.0 . tcp . 80 comment \"ns/s4096/TCP\" : goto pick-cluster-random-2.2";
+    assert!(bench.list("services").iter().any(|line| line == last));
+    bench.assert_nothing_to_do(&mut table);
+    table.remove(&name("s7"));
+    bench.sync(&mut table);
+    table.set(port(room + 1));
+    bench.sync(&mut table);
+    assert_eq!(sizes(&bench), [8192, 2], "room is used again, and nobody moves");
+    table.remove(&name("s4096"));
+    bench.sync(&mut table);
+    bench.sweep(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
+}
+
 /// k8s, PR#122605.
 #[test]
 fn y10_a_chain_that_is_needed_again_stays() {
@@ -76,6 +126,36 @@ fn round_robin_counts_for_each_service() {
             "10.96.0.2 . tcp . 80 comment \"ns/b/TCP\" : goto pick-cluster-rr-2-ns/b/tcp",
         ]
     );
+}
+
+/// Else packets would leave in some class of traffic control.
+#[test]
+fn whoever_enters_a_class_leaves_without_its_number() {
+    let external = Verdict::Forward(TrafficPolicy::Local);
+    let of = |name, last, scheduler, affinity| {
+        let frontends = [cluster_ip(last), Frontend::NodePort(30_000 + u16::from(last))];
+        let local = [endpoint_in(Family::V4, 9, Locality::Local)].into();
+        ServicePort { scheduler, affinity, external, local, ..service(name, &frontends) }
+    };
+    let (bench, _) = Bench::with([
+        of("a", 1, Scheduler::Random, None),
+        of("b", 2, Scheduler::RoundRobin, None),
+        of("c", 3, Scheduler::SourceHash, sticky()),
+        service("d", &[cluster_ip(4), Frontend::NodePort(30_004)]),
+    ]);
+    let kernel = bench.kernel.0.borrow();
+    let table = &kernel.tables[&table_of_kernel(Family::V4)];
+    let first = |chain: &str| table.chains[chain].rules[0].1.to_string();
+    let classes = ["classes", "timeouts"].into_iter().flat_map(|map| table.sets[map].elements.values());
+    let mut chains = 0;
+    for class in classes {
+        let ElementValue::Verdict(door::Verdict::Goto(chain)) = &class.data else { continue };
+        let rule = first(chain);
+        let rule = rule.split_once("goto ").map_or(rule.clone(), |(_, next)| first(next));
+        assert!(rule.starts_with("meta priority set none "), "{chain}: {rule}");
+        chains += 1;
+    }
+    assert!(chains >= 10, "{chains}");
 }
 
 #[test]

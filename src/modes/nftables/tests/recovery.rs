@@ -82,7 +82,7 @@ fn l5_a_table_that_somebody_made_dormant_is_woken_and_no_more() {
     let (mut bench, mut table) = served();
     let fall_dormant = |bench: &Bench| {
         bench.kernel.0.borrow_mut().table(&table_of_kernel(Family::V4)).fall_dormant();
-        bench.told.0.set(true);
+        bench.told.disturbed.set(true);
     };
     fall_dormant(&bench);
     assert_eq!(bench.mode.drift().unwrap(), Drift::Suspected);
@@ -96,6 +96,26 @@ fn l5_a_table_that_somebody_made_dormant_is_woken_and_no_more() {
     let text = bench.observe_and_sync(&mut table);
     assert!(text.starts_with("delete table ip ferrovia\n"), "a kernel takes no chain while it wakes one");
     bench.assert_nothing_to_do(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
+}
+
+#[test]
+fn an_audit_reads_again_only_what_is_not_accounted_for() {
+    let (mut bench, mut table) = served();
+    table.set(service("more", &[cluster_ip(3)]));
+    bench.sync(&mut table);
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None, "own transactions");
+    let mut others = Transaction::new(&Table::new(Family::V4, "others"));
+    others.add_table(None);
+    bench.kernel.0.borrow_mut().commit(&others).unwrap();
+    bench.told.transactions.set(1);
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None, "another table, as was told");
+    bench.meddle_silently(|others| {
+        others.flush_set(&"services".into());
+    });
+    assert_eq!(bench.mode.audit().unwrap(), Drift::Suspected);
+    bench.observe_and_sync(&mut table);
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None);
     assert_eq!(bench.state(), from_scratch(&table));
 }
 
