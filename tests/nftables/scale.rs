@@ -120,7 +120,7 @@ fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
         loaded.unwrap().unwrap()
     });
     assert!(took < Duration::from_secs(60), "a load of {took:?}");
-    assert_eq!(rig.run("nft list map ip ferrovia cluster-10").matches(" : 10.").count(), 100_000);
+    assert!(rig.run("nft list table ip ferrovia").matches(" . 8080").count() > 100_000, "all of them");
     let attempts = attempts.lock().unwrap();
     let before = started - took.min(Duration::from_millis(1500));
     (longest(&attempts, started, started + took), longest(&attempts, before, started))
