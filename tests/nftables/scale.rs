@@ -59,8 +59,13 @@ fn with_one_service() -> (Nftables<KernelNftables>, ServiceTable) {
 }
 
 fn carry_out(mode: &mut Nftables<KernelNftables>, table: &mut ServiceTable) {
-    let plan = mode.plan(table, Instant::now());
-    mode.apply(plan).unwrap();
+    loop {
+        let plan = mode.plan(table, Instant::now());
+        mode.apply(plan).unwrap();
+        if !mode.is_halfway() {
+            break;
+        }
+    }
     table.settle();
 }
 
@@ -84,7 +89,7 @@ fn longest(attempts: &[Attempt], from: Instant, to: Instant) -> Duration {
     between.iter().map(|(_, wait, _)| *wait).max().expect("attempts at that time")
 }
 
-/// Of a kernel that loads 100,000 endpoints in one transaction: the longest wait of a new connection meanwhile, and in as long a time before.
+/// Of a kernel that loads 100,000 endpoints: the longest wait of a new connection meanwhile, and in as long a time before.
 fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
     let (ready, over, attempts) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(Vec::new()));
     let (started, took) = thread::scope(|scope| {
@@ -93,10 +98,9 @@ fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
                 let (mut mode, mut table) = with_one_service();
                 ready.store(true, Ordering::Relaxed);
                 all_others(&mut table);
-                let plan = mode.plan(&table, Instant::now());
                 thread::sleep(Duration::from_secs(2));
                 let started = Instant::now();
-                mode.apply(plan).unwrap();
+                carry_out(&mut mode, &mut table);
                 (started, started.elapsed())
             })
         });
@@ -115,22 +119,22 @@ fn waits_of_a_load(rig: &Rig) -> (Duration, Duration) {
         over.store(true, Ordering::Relaxed);
         loaded.unwrap().unwrap()
     });
-    assert!(took < Duration::from_secs(20), "a load of {took:?}");
-    assert_eq!(rig.run("nft list map ip ferrovia cluster-10").matches(" : 10.").count(), 100_000);
+    assert!(took < Duration::from_secs(60), "a load of {took:?}");
+    assert!(rig.run("nft list table ip ferrovia").matches(" . 8080").count() > 100_000, "all of them");
     let attempts = attempts.lock().unwrap();
     let before = started - took.min(Duration::from_millis(1500));
     (longest(&attempts, started, started + took), longest(&attempts, before, started))
 }
 
-/// k8s#135639: 20 s in which a machine does nothing else. A kernel that is not preemptible gives the processor of the load to
-/// nobody else until it is done, so that connections there wait as long. One of some loads has to be a short one: how slow
-/// a busy machine is says nothing, so that it is compared with the time before.
+/// k8s#135639: 20 s in which a machine does nothing else. A kernel that is not preemptible gives the processor to nobody else
+/// until it is done with a transaction, so that connections there wait as long. One of some loads has to show how long that
+/// is: how slow a busy machine is says nothing, so that it is compared with the time before.
 #[test]
 fn y9_ten_thousand_services_are_loaded_without_a_lockup() {
     let rig = Rig::without_proxy(DataPlane::Nftables, &[], &[]);
     let mut seen = Vec::new();
     let is_short =
-        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(500);
+        |(meanwhile, before): &(Duration, Duration)| *meanwhile < *before + Duration::from_millis(100);
     while !seen.iter().any(is_short) {
         assert!(seen.len() < 6, "the longest waits, and those before: {seen:?}");
         seen.push(waits_of_a_load(&rig));

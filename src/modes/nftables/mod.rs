@@ -157,6 +157,14 @@ impl<D: door::Nftables> Mode for Nftables<D> {
         Ok(if self.watch.disturbed()? { Drift::Suspected } else { Drift::None })
     }
 
+    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
+        self.predecessors.retire(now).map_err(Error::Leftovers)
+    }
+
+    fn predecessors_wake(&self) -> Option<Instant> {
+        self.predecessors.wake()
+    }
+
     fn alert(&mut self, ring: Ring) -> io::Result<()> {
         self.watch.alert(ring)
     }
@@ -173,14 +181,6 @@ impl<D: door::Nftables> Mode for Nftables<D> {
             }
         }
         Ok(Drift::Suspected)
-    }
-
-    fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
-        self.predecessors.retire(now).map_err(Error::Leftovers)
-    }
-
-    fn predecessors_wake(&self) -> Option<Instant> {
-        self.predecessors.wake()
     }
 
     fn wake(&self) -> Option<Instant> {

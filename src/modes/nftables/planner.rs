@@ -31,8 +31,8 @@ pub fn plan(settings: &Settings, held: &Held, scope: &Scope, want: &ServiceTable
         held,
         want,
         building: Building::new(held, settings, want.family()),
-        volumes: Volumes::new(&held.slots),
         counting: settings.counting,
+        volumes: Volumes::new(&held.slots),
         edits: Edits::default(),
         outcome: Outcome::default(),
         purge: Purge::default(),
@@ -48,8 +48,8 @@ struct Planner<'a> {
     held: &'a Held,
     want: &'a ServiceTable,
     building: Building<'a>,
-    volumes: Volumes<'a>,
     counting: Counting,
+    volumes: Volumes<'a>,
     edits: Edits,
     outcome: Outcome,
     purge: Purge,
@@ -106,7 +106,7 @@ impl Planner<'_> {
 
     fn place(&mut self, place: FrontendKey) {
         let volume = |policy, slots| self.volumes.choose(place, policy, slots).volume;
-        let wanted = render::of_place(self.want, place, &volume, self.counting);
+        let wanted = render::of_place(self.want, place, self.counting, &volume);
         let members = self.numbered(place, &wanted);
         let left = [TrafficPolicy::Cluster, TrafficPolicy::Local]
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));

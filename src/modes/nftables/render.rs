@@ -59,8 +59,8 @@ enum Masquerade {
 pub fn of_place<'a>(
     table: &'a ServiceTable,
     place: FrontendKey,
-    volume: &dyn Fn(TrafficPolicy, u32) -> u32,
     counting: Counting,
+    volume: &dyn Fn(TrafficPolicy, u32) -> u32,
 ) -> Wanted<'a> {
     let found = table.frontends().get(&place).and_then(|port| {
         let frontend = port.frontends.iter().find(|frontend| port.key(frontend) == place)?;
