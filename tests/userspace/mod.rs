@@ -157,7 +157,7 @@ fn pods_are_told_by_their_interface() {
 fn l10_a_new_process_takes_over_and_refuses_no_connection() {
     let rig = start(&[("web.yaml", &web("type: NodePort", &["10.244.1.5", "10.244.1.6"]))]);
     let (stop, failures, count) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
-    thread::scope(|scope| {
+    let taken_over = thread::scope(|scope| {
         for (from, to) in [("10.244.1.9", WEB), ("172.18.0.100", "172.18.0.2:30080"), ("172.18.0.2", WEB)] {
             let (stop, failures, count, rig) = (&stop, &failures, &count, &rig);
             scope.spawn(move || {
@@ -187,8 +187,10 @@ fn l10_a_new_process_takes_over_and_refuses_no_connection() {
             held
         }));
         stop.store(true, Ordering::Relaxed);
-        drop(taken_over.unwrap_or_else(|panic| resume_unwind(panic)));
+        taken_over
     });
+    // The last one lives until the clients have ended.
+    drop(taken_over.unwrap_or_else(|panic| resume_unwind(panic)));
     assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
     assert!(count.into_inner() > 300);
 }
