@@ -8,6 +8,7 @@ pub mod links;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;
+pub mod routes;
 pub mod rtnetlink;
 pub mod sysctl;
 pub mod virtual_addresses;
