@@ -13,6 +13,7 @@
 //! | [`model`] | what a node must forward: plain data | std, ipnet |
 //! | [`kernel`] | one door per kernel facility | netlink, processes |
 //! | [`modes`] | the data planes | `model`, `kernel` |
+//! | [`podnet`] | routes to the pods of other nodes | `model`, `kernel`, `sync::objects` |
 //! | [`sync`] | sources, store, compile, the loop | `model`, `modes::Mode`, Kubernetes types |
 
 pub mod cli;
@@ -24,4 +25,5 @@ pub mod lab;
 pub mod metrics;
 pub mod model;
 pub mod modes;
+pub mod podnet;
 pub mod sync;

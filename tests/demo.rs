@@ -74,3 +74,19 @@ fn children(process: u32) -> Vec<u32> {
         .flat_map(|children| children.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<u32>>())
         .collect()
 }
+
+#[test]
+fn shows_pods_of_three_nodes() {
+    let output = Command::new(PROGRAM).args(["demo", "--nodes", "3"]).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}\n{errors}");
+    for line in [
+        "10.244.1.5      pod     10.244.2.6     10.244.1.5",
+        "10.244.3.5      pod     10.244.1.6     10.244.3.5",
+        "10.244.2.5      outside 172.18.0.1     172.18.0.12",
+        "10.244.2.0/24 via 172.18.0.12 dev eth0",
+        "All requests were answered, none failed.",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+}

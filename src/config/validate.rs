@@ -5,6 +5,7 @@
 
 mod checks;
 mod ipvs;
+mod pod_network;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub(super) fn validate(
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or_default(),
         iptables_flavour: iptables_flavour(&mut checks, &own),
         ipvs: ipvs::ipvs(&mut checks, &file.ipvs, &own),
+        pod_network: pod_network::pod_network(&mut checks, &own),
         detect_local: detect_local(&mut checks, &file),
         node_port_addresses: node_port_addresses(&mut checks, &file),
         allowed_external_ips: allowed_external_ips(&mut checks, &file, &own),

@@ -11,4 +11,5 @@ pub mod nftables;
 pub mod routes;
 pub mod rtnetlink;
 pub mod sysctl;
+pub mod uplink;
 pub mod virtual_addresses;

@@ -4,6 +4,7 @@ mod choice;
 mod io;
 mod panics;
 mod planes;
+mod pods;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::kernel::ipvs::KernelIpvs;
 use crate::kernel::{links, sysctl};
 use crate::metrics::Metrics;
 use crate::modes::Mode;
+use crate::podnet::conflist;
 use crate::sync::compile::Compiler;
 use crate::sync::objects::Reason;
 use crate::sync::report::Reporter;
@@ -47,11 +49,17 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     }
     match &config.action {
         Action::WriteConfig(path) => config::write_config(path, &config.written)?,
-        Action::Cleanup => cleanup::run(&cleanup::Arguments {}).map(drop)?,
+        Action::Cleanup => cleanup::run(&cleanup_arguments(&config)).map(drop)?,
         Action::InitOnly => prepare(&config)?,
         Action::Run => serve(&config)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn cleanup_arguments(config: &Config) -> cleanup::Arguments {
+    let usual = || conflist::CONFIGURATIONS.into();
+    let cni_conf_dir = config.pod_network.as_ref().map_or_else(usual, |network| network.cni_conf_dir.clone());
+    cleanup::Arguments { cni_conf_dir }
 }
 
 fn set_sysctls(config: &Config) {
@@ -92,13 +100,16 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         .map(|family| (family, watch::channel(HealthChecks::default())))
         .map(|(family, (to, of))| ((family, to), (family, of)))
         .unzip();
-    let events = io::start(io::Io {
+    let pods = config.pod_network.as_ref().map(|network| pods::prepare(config, network)).transpose()?;
+    let notes = io::start(io::Io {
         config: config.clone(),
         metrics: metrics.clone(),
         health: Arc::clone(&health),
         health_checks: wanted_checks,
         inputs,
+        pod_inputs: pods.as_ref().map(pods::Pods::inputs),
     })?;
+    let io::Notes { events, condition } = notes;
     if let Some(complaint) = schedulers.complaint(config) {
         tracing::error!("{complaint}");
         events.node_problem(Reason::UnsupportedScheduler, complaint);
@@ -107,6 +118,9 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         Source::Manifests(_) => Some(NodeEligibility::Eligible),
         Source::ApiServer { .. } => None,
     };
+    if let Some(pods) = pods {
+        pods.start(metrics.clone(), Arc::clone(&health), events.clone(), condition)?;
+    }
     let reporter = Reporter { metrics, health, health_checks, events, node_unknown };
     let settings = assemble::compile_settings(config, schedulers);
     let store = Store::new(settings.node_name.clone(), SystemTime::now());

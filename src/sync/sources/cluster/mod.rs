@@ -11,10 +11,10 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::sync::Input;
+use crate::sync::objects::Event;
 
-use super::SourceStats;
 use super::decode::Interner;
+use super::{Selection, SourceStats};
 use follow::{Follower, Shared};
 use requests::Resource;
 
@@ -44,17 +44,17 @@ impl Default for Timing {
     }
 }
 
-/// Services, EndpointSlices and this Node of an API server.
+/// What a proxy or a pod network has to know of an API server.
 pub struct Cluster {
     connection: Arc<Connection>,
-    node: String,
+    selection: Selection,
     timing: Timing,
     stats: Arc<SourceStats>,
 }
 
 impl Cluster {
-    pub fn new(connection: Arc<Connection>, node: String, stats: Arc<SourceStats>) -> Cluster {
-        Cluster { connection, node, timing: Timing::default(), stats }
+    pub fn new(connection: Arc<Connection>, selection: Selection, stats: Arc<SourceStats>) -> Cluster {
+        Cluster { connection, selection, timing: Timing::default(), stats }
     }
 
     pub fn with_timing(self, timing: Timing) -> Cluster {
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     /// Sends what there is, then every change, until nobody listens any more. No failure ends it.
-    pub async fn run(self, events: Sender<Input>) {
+    pub async fn run<I: From<Event>>(self, events: Sender<I>) {
         let names = Mutex::new(Interner::default());
         let shared = Shared {
             connection: &self.connection,
@@ -72,10 +72,15 @@ impl Cluster {
             timing: self.timing,
         };
         let follow = |resource| Follower::new(shared, resource).run();
-        tokio::join!(
-            follow(Resource::services()),
-            follow(Resource::endpoint_slices()),
-            follow(Resource::node(&self.node)),
-        );
+        match &self.selection {
+            Selection::Nodes => follow(Resource::nodes()).await,
+            Selection::OfProxy { node } => {
+                tokio::join!(
+                    follow(Resource::services()),
+                    follow(Resource::endpoint_slices()),
+                    follow(Resource::node(node)),
+                );
+            }
+        }
     }
 }
