@@ -35,9 +35,13 @@ fn needs_no_root_where_there_are_user_namespaces() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("ferrovia");
     fs::copy(PROGRAM, &program).unwrap();
-    let mut command = Command::new(program);
-    command.args(["demo", "--duration", "8"]).uid(NOBODY).gid(NOBODY).current_dir("/");
-    assert_success(&command.output().unwrap());
+    let demo = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.arg("demo").args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/").output().unwrap()
+    };
+    assert_success(&demo(&["--duration", "8"]));
+    let nodes = demo(&["--nodes", "2"]);
+    assert!(nodes.status.success(), "{}", String::from_utf8_lossy(&nodes.stderr));
 }
 
 #[test]

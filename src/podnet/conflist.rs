@@ -18,8 +18,9 @@ pub const CONFIGURATIONS: &str = "/etc/cni/net.d";
 /// What the plugin is told of the node. Below `/run`, so that a boot forgets it.
 pub const STATE: &str = "/run/ferrovia/pod-network.json";
 const NETWORK: &str = "ferrovia";
-/// The newest one that runtimes of the last years all know. The plugin knows 1.1.0 too.
+/// For runtimes that know no list of versions, which came with 1.1.0.
 const CNI_VERSION: &str = "1.0.0";
+const CNI_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConflistError {
@@ -71,12 +72,17 @@ pub fn render(links: &PodLinks, places: &Places) -> String {
         "type": PLUGIN,
         "ranges": links.ranges.iter().map(IpNet::to_string).collect::<Vec<_>>(),
         "stateFile": places.state,
-        "capabilities": {"portMappings": true, "bandwidth": true},
+        "capabilities": {"portMappings": true, "bandwidth": true, "mac": true},
     });
     if let Some(mtu) = links.mtu {
         plugin["mtu"] = json!(mtu);
     }
-    let list = json!({"cniVersion": CNI_VERSION, "name": NETWORK, "plugins": [plugin]});
+    let list = json!({
+        "cniVersion": CNI_VERSION,
+        "cniVersions": CNI_VERSIONS,
+        "name": NETWORK,
+        "plugins": [plugin],
+    });
     format!("{list:#}\n")
 }
 

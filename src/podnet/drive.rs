@@ -3,6 +3,10 @@
 //! Routes come first, then what the firewall must let through, then what runtimes read: a node whose pods could not reach
 //! anybody does not say that it can have pods.
 
+mod pace;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +23,7 @@ use crate::kernel::routes::{Notice, Routes};
 use crate::kernel::sysctl::{self, InterfaceName};
 use crate::kernel::uplink::{self, Uplink};
 use crate::sync::objects::Event;
+use pace::Pace;
 
 /// What wakes the loop.
 #[derive(Debug)]
@@ -26,8 +31,6 @@ pub enum Input {
     Object(Event),
     /// Somebody else did something to routes, links or addresses.
     Kernel(Vec<Notice>),
-    /// Leave everything as it is and return: routes outlive the process.
-    Stop,
 }
 
 impl From<Event> for Input {
@@ -38,12 +41,9 @@ impl From<Event> for Input {
 
 /// Inputs taken up before anything is written.
 const BATCH: usize = 4096;
-/// After a failure; doubled each time, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often rules are looked after. nf_tables and iptables tell of changes in ways that cannot be waited for together
 /// with routes; a look costs two system calls.
-const RULES_PERIOD: Duration = Duration::from_secs(1);
+const RULES_PERIOD: Duration = Duration::from_secs(2);
 
 /// What the operator chose.
 #[derive(Clone, Debug)]
@@ -63,6 +63,7 @@ pub struct Driver<R> {
     routes: Progress,
     rules: Progress,
     rules_due: Instant,
+    policies: Vec<Policy>,
     node: ThisNode,
 }
 
@@ -78,30 +79,10 @@ enum Progress {
 #[derive(Debug, Default)]
 struct ThisNode {
     networks: Vec<IpNet>,
-    addresses: Box<[std::net::IpAddr]>,
+    addresses: Box<[IpAddr]>,
     uplink: Option<Uplink>,
     links_changed: bool,
     told: Option<NodeState>,
-}
-
-/// When routes may be written again.
-#[derive(Debug)]
-struct Pace {
-    not_before: Instant,
-    pause: Duration,
-}
-
-impl Pace {
-    /// As long as it took: whoever undoes our routes as fast as we make them costs half of the time at most.
-    fn succeeded(&mut self, started: Instant, now: Instant) {
-        self.pause = FIRST_PAUSE;
-        self.not_before = now + (now - started).min(FIRST_PAUSE);
-    }
-
-    fn failed(&mut self, now: Instant) {
-        self.not_before = now + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
 }
 
 impl<R: Routes> Driver<R> {
@@ -112,15 +93,16 @@ impl<R: Routes> Driver<R> {
             firewalls,
             settings,
             reporter,
-            pace: Pace { not_before: now, pause: FIRST_PAUSE },
+            pace: Pace::new(now),
             routes: Progress::NotYet,
             rules: Progress::NotYet,
             rules_due: now,
+            policies: Vec::new(),
             node: ThisNode::default(),
         }
     }
 
-    /// Runs until `Stop`, or until all senders are gone.
+    /// Runs until all senders are gone. What was written outlives the process.
     pub fn run(&mut self, inputs: &Receiver<Input>) {
         self.reporter.status(&Status::NotReady("Nodes have not been listed yet".into()));
         loop {
@@ -133,7 +115,6 @@ impl<R: Routes> Driver<R> {
                             Input::Kernel(notices) => {
                                 notices.into_iter().for_each(|notice| self.notice(notice))
                             }
-                            Input::Stop => return,
                         }
                     }
                 }
@@ -174,6 +155,7 @@ impl<R: Routes> Driver<R> {
         }
         if is_routing || self.node.links_changed {
             self.look_at_node();
+            self.policies = self.policies();
         }
         if is_routing || self.rules_due <= now {
             self.rules_due = now + RULES_PERIOD;
@@ -227,15 +209,20 @@ impl<R: Routes> Driver<R> {
         self.reporter.sysctls(&errors, &sysctls::remarks(uplink, &sysctl::Kernel));
     }
 
-    fn sync_rules(&mut self) {
+    /// What the rules of each family are to say.
+    fn policies(&self) -> Vec<Policy> {
         let inside = self.host_gw.inside();
         let inside = || inside.iter().chain(&self.settings.non_masquerade).copied();
+        let families = self.firewalls.iter().map(Firewall::family);
+        families.map(|family| Policy::new(family, &self.node.networks, inside())).collect()
+    }
+
+    fn sync_rules(&mut self) {
         let mut progress = Progress::Done;
-        for firewall in &mut self.firewalls {
-            let policy = Policy::new(firewall.family(), &self.node.networks, inside());
-            match firewall.sync(&policy) {
+        for (firewall, policy) in self.firewalls.iter_mut().zip(&self.policies) {
+            match firewall.sync(policy) {
                 Ok(Written::Nothing) => {}
-                Ok(Written::Rules) => self.reporter.rules(&policy),
+                Ok(Written::Rules) => self.reporter.rules(policy),
                 Err(error) => progress = Progress::Failed(format!("{:#}", anyhow::Error::new(error))),
             }
         }
@@ -288,7 +275,7 @@ impl<R: Routes> Driver<R> {
         Ok(())
     }
 
-    fn status(&self, problems: &std::collections::BTreeSet<Problem>) -> Status {
+    fn status(&self, problems: &BTreeSet<Problem>) -> Status {
         for (progress, what) in [(&self.routes, "routes"), (&self.rules, "rules")] {
             match progress {
                 Progress::Done => {}
@@ -307,7 +294,7 @@ impl<R: Routes> Driver<R> {
     }
 
     /// Why pods of this node can have no addresses.
-    fn without_network(&self, problems: &std::collections::BTreeSet<Problem>) -> Option<String> {
+    fn without_network(&self, problems: &BTreeSet<Problem>) -> Option<String> {
         let Some(node) = self.host_gw.this_node() else {
             return Some("there is no Node object of this node".into());
         };

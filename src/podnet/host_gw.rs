@@ -1,5 +1,7 @@
 //! Routes to the pods of other nodes: observe, plan, apply.
 
+mod answers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use super::claims::Claims;
 use super::node::Peer;
 use super::nodes::Nodes;
 use super::plan::{Held, Plan, Wanted};
-use super::problem::{Obstacle, Problem};
+use super::problem::Obstacle;
 use crate::kernel::routes::{Notice, ROUTE_PROTOCOL, Refusal, Route, RouteChange, Routes, RoutesError, Way};
 use crate::model::Family;
 use crate::sync::objects::Event;
@@ -101,11 +103,14 @@ impl<R: Routes> HostGw<R> {
     }
 
     fn forget_ways(&mut self, forgotten: impl Fn(IpAddr, Way) -> bool) {
-        let of_forgotten: BTreeSet<IpAddr> = self
-            .ways
-            .extract_if(.., |address, way| forgotten(*address, *way))
-            .map(|(address, _)| address)
-            .collect();
+        let mut of_forgotten = BTreeSet::new();
+        self.ways.retain(|address, way| {
+            let stays = !forgotten(*address, *way);
+            if !stays {
+                of_forgotten.insert(*address);
+            }
+            stays
+        });
         if of_forgotten.is_empty() {
             return;
         }
@@ -251,47 +256,6 @@ impl<R: Routes> HostGw<R> {
                 self.nodes.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
             self.ways.retain(|address, _| used.contains(address));
         }
-    }
-
-    /// Every network without a direct route, and why.
-    pub fn problems(&self) -> BTreeSet<Problem> {
-        let clashes = self.claims.clashes().map(|(network, node, clash)| {
-            let obstacle = Obstacle::Clash(clash.clone());
-            Problem { node: Arc::clone(node), network, obstacle }
-        });
-        let obstacles = self.obstacles.iter().filter_map(|(network, obstacle)| {
-            let node = Arc::clone(self.claims.owner(*network)?);
-            Some(Problem { node, network: *network, obstacle: obstacle.clone() })
-        });
-        clashes.chain(obstacles).collect()
-    }
-
-    pub fn this_node(&self) -> Option<&Peer> {
-        self.nodes.get(&self.node_name).map(|seen| seen.peer)
-    }
-
-    /// Networks of this node's own pods.
-    pub fn own_networks(&self) -> Vec<IpNet> {
-        let networks = self.this_node().map_or(&[][..], |node| &node.pod_cidrs);
-        let is_own = |network: &IpNet| self.claims.owner(*network) == Some(&self.node_name);
-        networks.iter().copied().filter(is_own).collect()
-    }
-
-    /// All of the cluster that sees pods' own addresses: other nodes' pods, and the nodes that can be reached directly.
-    pub fn inside(&self) -> Vec<IpNet> {
-        let pods = self.claims.owners().map(|(network, _)| network);
-        let on_link = |address: &IpAddr| matches!(self.ways.get(address), Some(Way::OnLink(_)));
-        let own = self.this_node().map_or(&[][..], |node| &node.addresses);
-        let nodes = self.nodes.iter().flat_map(|peer| peer.addresses.iter().copied()).filter(on_link);
-        pods.chain(nodes.chain(own.iter().copied()).map(IpNet::from)).collect()
-    }
-
-    pub fn routes(&self, family: Family) -> usize {
-        self.held.iter().filter(|(network, routes)| family.contains(network) && !routes.is_empty()).count()
-    }
-
-    pub fn node_count(&self) -> usize {
-        self.nodes.iter().count()
     }
 
     #[cfg(test)]

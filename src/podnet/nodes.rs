@@ -83,9 +83,12 @@ impl Nodes {
     /// The names of those that came, changed, left or are to be forgotten by `now`.
     pub fn take_changed(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
         let gone = |known: &Known| known.leaves.is_some_and(|leaves| leaves <= now);
-        for (name, _) in self.known.extract_if(.., |_, known| gone(known)) {
-            self.changed.insert(name);
-        }
+        self.known.retain(|name, known| {
+            if gone(known) {
+                self.changed.insert(Arc::clone(name));
+            }
+            !gone(known)
+        });
         std::mem::take(&mut self.changed)
     }
 

@@ -49,3 +49,23 @@ fn of_the_iptables_mode_with_either_flavour() {
         works(&["--proxy-mode=iptables", "--iptables-flavour", flavour]);
     }
 }
+
+mod ipvs {
+    use super::*;
+
+    /// The guest kernel has no nf_tables for IPv4 and IPv6, so that iptables masquerades.
+    #[test]
+    #[ignore = "needs IPVS: the guest kernel runs it"]
+    fn of_the_ipvs_mode_and_pods_where_there_is_no_nf_tables() {
+        let flags = ["--proxy-mode=ipvs", "--iptables-flavour=legacy"];
+        works(&flags);
+        let cluster = Cluster::new(2, &flags);
+        for family in Family::ALL {
+            let (client, server) = (lab::pod(1, 5, family), lab::pod(2, 6, family));
+            cluster.expect_seen_as(client, server, client);
+            cluster.expect_seen_as(client, lab::outside(family), lab::address(1, family));
+        }
+        let saved = cluster.run(1, "iptables-legacy-save -t nat");
+        assert!(saved.contains("-A FERROVIA-PODS-OUT -j MASQUERADE --random-fully"), "{saved}");
+    }
+}

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use tokio::sync::watch;
 
 use crate::config::{self, Action, Config, Flags, ModeName, Source};
-use crate::health::{Health, NodeEligibility};
+use crate::health::{Health, NodeEligibility, PodNetwork};
 use crate::http::HealthChecks;
 use crate::kernel::conntrack::KernelConntrack;
 use crate::kernel::ipvs::KernelIpvs;
@@ -101,6 +101,10 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         .map(|(family, (to, of))| ((family, to), (family, of)))
         .unzip();
     let pods = config.pod_network.as_ref().map(|network| pods::prepare(config, network)).transpose()?;
+    if pods.is_some() {
+        // Before anybody can ask.
+        health.set_pod_network(PodNetwork::NotReady("it has not begun to work yet".into()));
+    }
     let notes = io::start(io::Io {
         config: config.clone(),
         metrics: metrics.clone(),

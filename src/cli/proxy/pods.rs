@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::cli::assemble;
 use crate::config::{self, Config};
 use crate::health::Health;
+use crate::kernel::iptables::Flavour;
 use crate::kernel::routes::{KernelRoutes, Notice, RouteWatch};
 use crate::metrics::Metrics;
 use crate::model::Family;
@@ -36,7 +38,7 @@ pub fn prepare(config: &Config, network: &config::PodNetwork) -> anyhow::Result<
     let routes = KernelRoutes::open()?;
     // Watched before it is read, so that no change falls in between.
     let watch = routes.watch()?;
-    let firewalls = firewalls()?;
+    let firewalls = firewalls(assemble::flavour(config))?;
     let non_masquerade = network.non_masquerade.iter().copied().chain(cluster_networks(config)).collect();
     let settings = Settings { non_masquerade, places: places(network) };
     let (inputs, received) = mpsc::channel();
@@ -53,10 +55,10 @@ fn cluster_networks(config: &Config) -> Vec<ipnet::IpNet> {
 }
 
 /// A kernel may lack one of the families; then no pods have it.
-fn firewalls() -> anyhow::Result<Vec<Firewall>> {
+fn firewalls(flavour: Option<Flavour>) -> anyhow::Result<Vec<Firewall>> {
     let mut firewalls = Vec::new();
     for family in Family::ALL {
-        match Firewall::open(family) {
+        match Firewall::open(family, flavour) {
             Ok(firewall) => {
                 tracing::info!(%family, facility = firewall.facility(), "Rules for packets of pods");
                 firewalls.push(firewall);

@@ -50,11 +50,13 @@ impl FakeRoutes {
         if Family::of(route.gateway) != Family::of(route.destination.addr()) {
             return Err(libc::EINVAL);
         }
+        let family = Family::of(route.gateway);
         if !self.links.values().any(|link| *link == route.link) {
-            return Err(libc::ENODEV);
+            return Err(if family == Family::V4 { libc::ENETUNREACH } else { libc::ENODEV });
         }
         match self.links.iter().any(|(net, link)| *link == route.link && net.contains(&route.gateway)) {
             true => Ok(()),
+            false if family == Family::V4 => Err(libc::ENETUNREACH),
             false => Err(libc::EHOSTUNREACH),
         }
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::kernel::iptables::{self as door, Programs};
+use crate::kernel::iptables::{self as door, Door, Flavour, Programs};
 use crate::kernel::nftables::NftablesError;
 use crate::kernel::nftables::events::SubscriptionError;
 use crate::model::Family;
@@ -84,6 +84,15 @@ enum Masquerade {
     Iptables(Box<Iptables<Programs>>),
 }
 
+/// A flavour for which the kernel has what it takes. That the programs are there says nothing about the kernel.
+fn usable(family: Family, flavour: Option<Flavour>) -> Result<Programs, door::Error> {
+    let able = || Programs::installed(family).into_iter().find(|programs| programs.probe().is_ok());
+    match flavour {
+        Some(_) => Programs::find(family, flavour),
+        None => able().map_or_else(|| Programs::find(family, None), Ok),
+    }
+}
+
 /// What one sync of rules did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -92,19 +101,20 @@ pub enum Written {
 }
 
 impl Firewall {
-    /// With nf_tables where the kernel has it.
-    pub fn open(family: Family) -> Result<Self, Error> {
-        let programs =
-            |part| Programs::installed(family).into_iter().map(move |door| Iptables::new(door, part));
+    /// With nf_tables where the kernel has it, else with iptables, of this flavour if one is asked for.
+    pub fn open(family: Family, flavour: Option<Flavour>) -> Result<Self, Error> {
         let masquerade = match Nftables::open(family) {
             Ok(nftables) => Masquerade::Nftables(nftables),
-            Err(error) => Masquerade::Iptables(Box::new(Iptables::new(
-                Programs::find(family, None)
-                    .map_err(|iptables| Error::Neither { nftables: Box::new(error), iptables })?,
-                MASQUERADE,
-            ))),
+            Err(error) => {
+                let programs = usable(family, flavour)
+                    .map_err(|iptables| Error::Neither { nftables: Box::new(error), iptables })?;
+                Masquerade::Iptables(Box::new(Iptables::new(programs, MASQUERADE)))
+            }
         };
-        Ok(Firewall { family, masquerade, forward: programs(FORWARD).collect() })
+        let mut doors = Programs::installed(family);
+        doors.retain_mut(|door| door.stamp().is_ok());
+        let forward = doors.into_iter().map(|door| Iptables::new(door, FORWARD)).collect();
+        Ok(Firewall { family, masquerade, forward })
     }
 
     pub fn facility(&self) -> &'static str {

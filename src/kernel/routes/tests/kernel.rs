@@ -110,7 +110,9 @@ fn the_kernel_refuses_what_the_fake_refuses() {
     let link = link(&node);
     let cases = [
         (RouteChange::Replace(route("10.244.2.0/24", "172.18.0.3", link)), libc::ENOENT),
-        (RouteChange::Add(route("10.244.2.0/24", "172.18.0.3", 999)), libc::ENODEV),
+        (RouteChange::Replace(route("fd00:244:2::/64", "fd00:18::3", link)), libc::ENOENT),
+        (RouteChange::Add(route("10.244.2.0/24", "172.18.0.3", 999)), libc::ENETUNREACH),
+        (RouteChange::Add(route("10.244.2.0/24", "192.0.2.1", link)), libc::ENETUNREACH),
         (RouteChange::Add(route("fd00:244:2::/64", "fd00:99::3", link)), libc::EHOSTUNREACH),
     ];
     for (wanted, errno) in cases {
