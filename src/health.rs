@@ -38,6 +38,24 @@ pub struct Health {
 struct State {
     families: BTreeMap<Family, FamilyState>,
     node: Option<NodeEligibility>,
+    /// `None` where there is none to wait for.
+    pod_network: Option<PodNetwork>,
+}
+
+/// Whether pods of this node can have a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodNetwork {
+    Ready,
+    /// And why.
+    NotReady(String),
+}
+
+/// The answer of `/readyz`: whether this node has all that its pods need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +144,27 @@ impl Health {
     /// What the Node object says; `None` if there is none.
     pub fn set_node(&self, node: Option<NodeEligibility>) {
         self.state().node = node;
+    }
+
+    /// How the pod network does. Until it is told for the first time, `/readyz` does not ask for one.
+    pub fn set_pod_network(&self, pod_network: PodNetwork) {
+        self.state().pod_network = Some(pod_network);
+    }
+
+    /// Services are programmed, no update of them is late, and the pod network, if there is one, is ready.
+    pub fn readiness(&self, now: Instant) -> Readiness {
+        let state = self.state();
+        let missing = || Some("Services have not been programmed yet".to_owned());
+        let services = match state.families.values().any(|family| family.synced.is_some()) {
+            true => state.families.values().find_map(|family| family.complaint(now, self.patience)),
+            false => missing(),
+        };
+        let pods = state.pod_network.as_ref().and_then(|network| match network {
+            PodNetwork::Ready => None,
+            PodNetwork::NotReady(reason) => Some(format!("pod network: {reason}")),
+        });
+        let reason = services.or(pods);
+        Readiness { ready: reason.is_none(), reason }
     }
 
     /// Whether this proxy works, whatever becomes of the node.

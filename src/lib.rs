@@ -13,7 +13,7 @@
 //! | [`model`] | what a node must forward: plain data | std, ipnet |
 //! | [`kernel`] | one door per kernel facility | netlink, processes |
 //! | [`modes`] | the data planes | `model`, `kernel` |
-//! | [`podnet`] | pod networking: the CNI plugin | `model`, `kernel` |
+//! | [`podnet`] | the pod network: routes to other nodes' pods, the CNI plugin | `model`, `kernel`, `sync::objects` |
 //! | [`sync`] | sources, store, compile, the loop | `model`, `modes::Mode`, Kubernetes types |
 
 pub mod cli;

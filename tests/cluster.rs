@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrovia::sync::objects::{Event, Kind, Object};
-use ferrovia::sync::sources::Cluster;
 use ferrovia::sync::sources::cluster::{Address, Connection, Timing};
+use ferrovia::sync::sources::{Cluster, Selection};
 use serde_json::{Value, json};
 
 use crate::common::apiserver::{ApiServer, Fault, Signal, Verb, What};
@@ -52,7 +52,7 @@ fn follow(server: &ApiServer, timing: Timing) -> Listener {
     Listener::start(move |events, stats| async move {
         let address = Address { kubeconfig, master: None };
         let connection = Arc::new(Connection::new(address).await.unwrap());
-        Cluster::new(connection, "here".to_owned(), stats).with_timing(timing).run(events).await;
+        Cluster::new(connection, Selection::of_proxy("here"), stats).with_timing(timing).run(events).await;
     })
 }
 

@@ -35,9 +35,13 @@ fn needs_no_root_where_there_are_user_namespaces() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("ferrovia");
     fs::copy(PROGRAM, &program).unwrap();
-    let mut command = Command::new(program);
-    command.args(["demo", "--duration", "8"]).uid(NOBODY).gid(NOBODY).current_dir("/");
-    assert_success(&command.output().unwrap());
+    let demo = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.arg("demo").args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/").output().unwrap()
+    };
+    assert_success(&demo(&["--duration", "8"]));
+    let nodes = demo(&["--nodes", "2"]);
+    assert!(nodes.status.success(), "{}", String::from_utf8_lossy(&nodes.stderr));
 }
 
 #[test]
@@ -73,4 +77,20 @@ fn children(process: u32) -> Vec<u32> {
         .filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok())
         .flat_map(|children| children.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<u32>>())
         .collect()
+}
+
+#[test]
+fn shows_pods_of_three_nodes() {
+    let output = Command::new(PROGRAM).args(["demo", "--nodes", "3"]).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}\n{errors}");
+    for line in [
+        "10.244.1.5      pod     10.244.2.6     10.244.1.5",
+        "10.244.3.5      pod     10.244.1.6     10.244.3.5",
+        "10.244.2.5      outside 172.18.0.1     172.18.0.12",
+        "10.244.2.0/24 via 172.18.0.12 dev eth0",
+        "All requests were answered, none failed.",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
 }

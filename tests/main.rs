@@ -15,6 +15,7 @@ mod iptables;
 mod ipvs;
 mod manifests;
 mod nftables;
+mod podnet;
 mod proxy;
 mod stale_flows;
 mod survival;

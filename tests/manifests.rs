@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use ferrovia::sync::objects::{Event, Kind, Object};
-use ferrovia::sync::sources::Manifests;
 use ferrovia::sync::sources::manifests::read_once;
+use ferrovia::sync::sources::{Manifests, Selection};
 use tempfile::TempDir;
 
 use crate::common::listener::{Listener, key};
@@ -43,7 +43,9 @@ metadata: {name: elsewhere}
 
 fn listen(directory: &Path) -> Listener {
     let directory = directory.to_owned();
-    Listener::start(move |events, stats| Manifests::new(directory, "here".to_owned(), stats).run(events))
+    Listener::start(move |events, stats| {
+        Manifests::new(directory, Selection::of_proxy("here"), stats).run(events)
+    })
 }
 
 fn write(directory: &TempDir, file: &str, content: &str) {

@@ -1,5 +1,6 @@
 //! `ferrovia cleanup`: takes everything out again.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,21 +13,28 @@ use crate::modes::ipvs::{self, DeviceUse, KubeProxy, Remains};
 use crate::modes::nftables::LeftTable;
 use crate::modes::userspace::LeftDelivery;
 use crate::modes::{Leftovers, Mode};
+use crate::podnet;
+use crate::podnet::conflist::STATE;
 
 #[derive(Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Where the container runtime looks for network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+}
 
-pub fn run(_: &Arguments) -> anyhow::Result<ExitCode> {
-    match cleanup() {
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    match cleanup(&arguments.cni_conf_dir) {
         0 => Ok(ExitCode::SUCCESS),
         errors => anyhow::bail!("{errors} of the removals failed; what could be removed is gone"),
     }
 }
 
-/// Removes everything that any mode of this program or kube-proxy may have written, both families and both flavours.
-/// Goes on after an error; returns how many there were.
-pub fn cleanup() -> usize {
-    let mut errors = Vec::new();
+/// Removes everything that any mode of this program, its pod network or kube-proxy may have written, both families and both
+/// flavours. Goes on after an error; returns how many there were.
+pub fn cleanup(cni_conf_dir: &Path) -> usize {
+    // First of all the network configuration: no more pods come to a node that is being cleared.
+    let mut errors = podnet::cleanup(cni_conf_dir, Path::new(STATE));
     for family in Family::ALL {
         let doors = Programs::installed(family);
         // Sets can go only when no rule of either flavour asks them any more.

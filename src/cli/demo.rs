@@ -1,5 +1,6 @@
 //! `ferrovia demo`: the program at work, on a machine without a cluster.
 
+mod pods;
 mod screen;
 mod script;
 mod traffic;
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// The proxy mode to show
     #[arg(long, default_value = "iptables")]
     mode: String,
+    /// Shows the pod network instead, on as many nodes of one segment: pods that reach each other and are seen as they are
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=9))]
+    nodes: Option<u8>,
     /// How many seconds to go on: four scenes, each long enough for a change to settle
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(8..=3600))]
     duration: u64,
@@ -48,6 +52,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     netns::become_able()?;
     let interrupted = hear_signals()?;
+    if let Some(nodes) = arguments.nodes {
+        return pods::run(nodes, arguments, &interrupted);
+    }
     let lab = Lab::new().context("cannot set up the lab")?;
     let mut proxy = start_proxy(&lab, arguments)?;
     println!(

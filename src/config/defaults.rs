@@ -161,6 +161,12 @@ pub(super) fn fill_own(own: &mut FerroviaConfiguration) {
     text(&mut own.ipvs_drain_timeout, "0s");
     value(&mut own.preserve_source, false);
     text(&mut own.userspace_drain_timeout, "0s");
+    text_unless_empty(&mut own.pod_network, "none");
+    if own.pod_network.as_deref() != Some("none") {
+        value(&mut own.non_masquerade_cidrs, Vec::new());
+        text_unless_empty(&mut own.cni_conf_dir, "/etc/cni/net.d");
+        text_unless_empty(&mut own.cni_bin_dir, "/opt/cni/bin");
+    }
 }
 
 fn value<T>(field: &mut Option<T>, default: T) {

@@ -189,6 +189,16 @@ pub struct FerroviaConfiguration {
     pub preserve_source: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userspace_drain_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_network: Option<String>,
+    #[serde(rename = "nonMasqueradeCIDRs", skip_serializing_if = "Option::is_none")]
+    pub non_masquerade_cidrs: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cni_conf_dir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cni_bin_dir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cni_plugin: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -52,6 +52,8 @@ pub struct Config {
     pub iptables_flavour: IptablesFlavour,
     pub ipvs: Ipvs,
     pub userspace: Userspace,
+    /// `None` leaves the network of pods to others.
+    pub pod_network: Option<PodNetwork>,
     pub detect_local: DetectLocal,
     pub node_port_addresses: NodePortSetting,
     pub allowed_external_ips: AllowedExternalIps,
@@ -168,6 +170,19 @@ pub struct IpvsTimeouts {
     /// After a FIN.
     pub tcp_fin: Option<Duration>,
     pub udp: Option<Duration>,
+}
+
+/// A network of pods by plain routes between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// Networks outside the cluster that see pods' own addresses.
+    pub non_masquerade: Vec<IpNet>,
+    /// Where runtimes look for network configurations.
+    pub cni_conf_dir: PathBuf,
+    /// Where runtimes look for plugins.
+    pub cni_bin_dir: PathBuf,
+    /// The plugin to be installed there; `None` is the one beside this program.
+    pub cni_plugin: Option<PathBuf>,
 }
 
 /// What makes packets to virtual addresses this node's own, which IPVS needs to see them.

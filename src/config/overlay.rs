@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::file::{FerroviaConfiguration, KubeProxyConfiguration};
-use super::flags::{Conntrack, DataPlane, Flags, General, Ipvs, Logging, Own};
+use super::flags::{Conntrack, DataPlane, Flags, General, Ipvs, Logging, Own, PodNetwork};
 use super::problem::{Problem, Setting};
 
 /// Copies what was typed, remembering which flags those were and which of them cannot be read.
@@ -247,5 +247,14 @@ impl Overlay {
             &flags.userspace_drain_timeout,
             &mut own.userspace_drain_timeout,
         );
+        self.pod_network(&flags.pod_network, own);
+    }
+
+    fn pod_network(&mut self, flags: &PodNetwork, own: &mut FerroviaConfiguration) {
+        self.text("pod-network", &flags.pod_network, &mut own.pod_network);
+        self.list("non-masquerade-cidrs", &flags.non_masquerade_cidrs, &mut own.non_masquerade_cidrs);
+        self.text("cni-conf-dir", &flags.cni_conf_dir, &mut own.cni_conf_dir);
+        self.text("cni-bin-dir", &flags.cni_bin_dir, &mut own.cni_bin_dir);
+        self.text("cni-plugin", &flags.cni_plugin, &mut own.cni_plugin);
     }
 }

@@ -5,6 +5,7 @@
 
 mod checks;
 mod ipvs;
+mod pod_network;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ pub(super) fn validate(
             },
             drain_timeout: checks.timeout("userspaceDrainTimeout", &own.userspace_drain_timeout),
         },
+        pod_network: pod_network::pod_network(&mut checks, &own),
         detect_local: detect_local(&mut checks, &file),
         node_port_addresses: node_port_addresses(&mut checks, &file),
         allowed_external_ips: allowed_external_ips(&mut checks, &file, &own),

@@ -1,4 +1,4 @@
-//! `/healthz` and `/livez`, for load balancers and the kubelet.
+//! `/healthz`, `/livez` and `/readyz`, for load balancers and the kubelet.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub async fn serve_healthz(
     metrics: Metrics,
 ) -> Result<Infallible, BindError> {
     let listener = listen_at_last(address, on_failure).await?;
-    tracing::info!(%address, "Serving /healthz and /livez");
+    tracing::info!(%address, "Serving /healthz, /livez and /readyz");
     let answer =
         move |request: &http::Request<_>| respond(request.uri().path(), &health, &metrics, Moment::now());
     Ok(serve(listener, Limits::default(), answer).await)
@@ -28,6 +28,12 @@ pub async fn serve_healthz(
 
 fn respond(path: &str, health: &Health, metrics: &Metrics, now: Moment) -> Answer {
     let probe = match path {
+        "/readyz" => {
+            let readiness = health.readiness(now.instant);
+            // Plain structs with text keys cannot fail to become JSON.
+            let body = serde_json::to_string(&readiness).unwrap_or_default();
+            return answer::json(answer::status(readiness.ready), body);
+        }
         "/healthz" => Probe::Ready,
         "/livez" => Probe::Live,
         _ => return answer::not_found(),
@@ -47,7 +53,7 @@ mod tests {
 
     use super::super::testing::{free_port, get, on_loopback, within};
     use super::*;
-    use crate::health::NodeEligibility;
+    use crate::health::{NodeEligibility, PodNetwork};
     use crate::model::Family;
 
     async fn start() -> (SocketAddr, Arc<Health>, Metrics) {
@@ -85,6 +91,20 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}");
         }
+    }
+
+    #[tokio::test]
+    async fn readiness_waits_for_services_and_for_the_pod_network() {
+        let (address, health, _) = start().await;
+        assert_eq!(get(address, "/readyz").await.status, 503, "nothing is programmed yet");
+        health.synced(Family::V4, std::time::SystemTime::now());
+        assert_eq!(get(address, "/readyz").await.body, r#"{"ready":true}"#);
+        health.set_pod_network(PodNetwork::NotReady("no routes yet".into()));
+        let answer = get(address, "/readyz").await;
+        assert_eq!((answer.status, get(address, "/livez").await.status), (503, 200));
+        assert_eq!(answer.body, r#"{"ready":false,"reason":"pod network: no routes yet"}"#);
+        health.set_pod_network(PodNetwork::Ready);
+        assert_eq!(get(address, "/readyz").await.status, 200);
     }
 
     #[tokio::test]

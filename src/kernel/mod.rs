@@ -12,6 +12,8 @@ pub mod local_delivery;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;
+pub mod routes;
 pub mod rtnetlink;
 pub mod sysctl;
+pub mod uplink;
 pub mod virtual_addresses;

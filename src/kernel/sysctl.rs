@@ -29,8 +29,16 @@ pub enum Knob {
     Netfilter(&'static str),
     /// `/proc/sys/net/ipv4/` and this.
     Ipv4(&'static str),
+    /// `/proc/sys/net/ipv6/` and this.
+    Ipv6(&'static str),
+    /// `/proc/sys/net/bridge/` and this, where the module br_netfilter is loaded.
+    Bridge(&'static str),
     /// Which ARP requests an interface leaves unanswered.
     ArpIgnore(InterfaceName),
+    /// Whether an interface drops packets whose sender it would answer through another one.
+    ReversePath(InterfaceName),
+    /// Whether an interface believes what IPv6 routers say.
+    AcceptRouters(InterfaceName),
     /// The buckets of the connection tracking table, a module parameter.
     ConntrackHashSize,
     OomScoreAdj,
@@ -43,6 +51,14 @@ impl Knob {
             Knob::Ipv4(name) => PathBuf::from("/proc/sys/net/ipv4").join(name),
             Knob::ArpIgnore(interface) => {
                 PathBuf::from(arp::INTERFACES).join(interface.as_str()).join("arp_ignore")
+            }
+            Knob::Ipv6(name) => PathBuf::from("/proc/sys/net/ipv6").join(name),
+            Knob::Bridge(name) => PathBuf::from("/proc/sys/net/bridge").join(name),
+            Knob::ReversePath(interface) => {
+                PathBuf::from(arp::INTERFACES).join(interface.as_str()).join("rp_filter")
+            }
+            Knob::AcceptRouters(interface) => {
+                PathBuf::from("/proc/sys/net/ipv6/conf").join(interface.as_str()).join("accept_ra")
             }
             Knob::ConntrackHashSize => PathBuf::from("/sys/module/nf_conntrack/parameters/hashsize"),
             Knob::OomScoreAdj => PathBuf::from("/proc/self/oom_score_adj"),

@@ -16,6 +16,7 @@
 
 mod client;
 pub mod flows;
+pub mod mesh;
 pub mod proxy;
 mod responder;
 pub mod runner;
@@ -82,8 +83,11 @@ pub struct Lab {
 impl Lab {
     /// Sets up all hosts and lets every pod serve on [`POD_PORT`].
     pub fn new() -> Result<Self, LabError> {
-        let lab =
-            Lab { hosts: topology::build()?, responder: Responder::start().map_err(LabError::Responder)? };
+        Lab::of(topology::build()?)
+    }
+
+    fn of(hosts: Vec<Host>) -> Result<Self, LabError> {
+        let lab = Lab { hosts, responder: Responder::start().map_err(LabError::Responder)? };
         for pod in lab.hosts.iter().filter(|host| host.is_pod()) {
             for address in pod.addresses.clone() {
                 for protocol in [Protocol::Tcp, Protocol::Udp] {

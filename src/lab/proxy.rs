@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{HERE, Lab, LabError};
+use crate::kernel::netns::Namespace;
 use crate::model::Family;
 
 /// Every pod of the lab, in both families.
@@ -32,7 +33,7 @@ pub const LAB_FLAGS: [&str; 8] = [
     "127.0.0.1:10249",
 ];
 
-const MANIFESTS: &str = "/run/manifests";
+pub(super) const MANIFESTS: &str = "/run/manifests";
 const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2)), 10256);
 /// How much of its log is kept for the reason of a failure.
 const LOG_LINES: usize = 200;
@@ -140,13 +141,18 @@ fn keep_last_lines(stderr: ChildStderr, log: &Mutex<VecDeque<String>>) {
 
 /// Writes or replaces a file of the proxy's directory of manifests, as tools do that know what they do: by rename.
 pub fn write_manifest(lab: &Lab, name: &str, text: &str) -> Result<(), LabError> {
+    write_manifest_on(lab.here(), name, text)
+}
+
+/// The same of any host.
+pub fn write_manifest_on(host: &Namespace, name: &str, text: &str) -> Result<(), LabError> {
     let write = || {
         fs::create_dir_all(MANIFESTS)?;
         let draft = format!("{MANIFESTS}/.{name}.draft");
         fs::write(&draft, text)?;
         fs::rename(draft, format!("{MANIFESTS}/{name}"))
     };
-    lab.here().run(write)?.map_err(LabError::Manifests)
+    host.run(write)?.map_err(LabError::Manifests)
 }
 
 pub fn remove_manifest(lab: &Lab, name: &str) -> Result<(), LabError> {
@@ -160,6 +166,11 @@ pub fn healthz(lab: &Lab) -> Result<(u16, String), LabError> {
 
 /// Status and body of what a server in "here" answers to a GET request from there.
 pub fn get(lab: &Lab, server: SocketAddr, path: &str) -> Result<(u16, String), LabError> {
+    get_from(lab.here(), server, path)
+}
+
+/// The same of any host.
+pub fn get_from(host: &Namespace, server: SocketAddr, path: &str) -> Result<(u16, String), LabError> {
     let patience = Duration::from_secs(2);
     let request = || -> io::Result<(u16, String)> {
         let mut stream = std::net::TcpStream::connect_timeout(&server, patience)?;
@@ -169,7 +180,7 @@ pub fn get(lab: &Lab, server: SocketAddr, path: &str) -> Result<(u16, String), L
         stream.read_to_string(&mut answer)?;
         parse_http(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, answer))
     };
-    lab.here().run(request)?.map_err(|source| LabError::Get { server, source })
+    host.run(request)?.map_err(|source| LabError::Get { server, source })
 }
 
 /// Status and body.

@@ -28,8 +28,8 @@ impl Host {
 }
 
 /// The bridge of the segment, and the interface that each host of the segment has.
-const BRIDGE: &str = "segment";
-const INTERFACE: &str = "eth0";
+pub(super) const BRIDGE: &str = "segment";
+pub(super) const INTERFACE: &str = "eth0";
 /// What "elsewhere" does with packets that its own pods sent: everything goes through "here", replies to each other too.
 const FROM_PODS: RoutingTable = RoutingTable::Numbered(100);
 /// Where pods find their node, as on any network of point-to-point links.
@@ -52,7 +52,7 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("ipv6/conf/default/accept_redirects", "0"),
 ];
 
-const GATEWAY: u16 = 1;
+pub(super) const GATEWAY: u16 = 1;
 const NODE_HERE: u16 = 2;
 const NODE_ELSEWHERE: u16 = 3;
 const OUTSIDE: u16 = 0x100;
@@ -76,10 +76,10 @@ pub fn build() -> Result<Vec<Host>, LabError> {
     Ok(hosts)
 }
 
-fn host(name: &str, addresses: [IpAddr; 2]) -> Result<Host, LabError> {
+pub(super) fn host(name: &str, addresses: [IpAddr; 2]) -> Result<Host, LabError> {
     let namespace = Namespace::new()?;
     namespace.run(|| -> Result<(), LabError> {
-        SYSCTLS.iter().try_for_each(|(name, value)| write_sysctl(name, value))?;
+        set_sysctls(SYSCTLS)?;
         let mut network = Network::open()?;
         let loopback = network.link("lo")?;
         Ok(network.up(loopback)?)
@@ -87,12 +87,17 @@ fn host(name: &str, addresses: [IpAddr; 2]) -> Result<Host, LabError> {
     Ok(Host { name: name.to_owned(), addresses: addresses.to_vec(), namespace })
 }
 
+/// In the network namespace of the calling thread.
+pub(super) fn set_sysctls(sysctls: &[(&str, &'static str)]) -> Result<(), LabError> {
+    sysctls.iter().try_for_each(|(name, value)| write_sysctl(name, value))
+}
+
 fn write_sysctl(name: &str, value: &'static str) -> Result<(), LabError> {
     let path = format!("/proc/sys/net/{name}");
     fs::write(&path, value).map_err(|source| LabError::Sysctl { path, value, source })
 }
 
-fn build_segment(gateway: &Host, members: &[&Host]) -> Result<(), LabError> {
+pub(super) fn build_segment(gateway: &Host, members: &[&Host]) -> Result<(), LabError> {
     gateway.namespace.run(|| -> Result<(), LabError> {
         let mut network = Network::open()?;
         let bridge = network.add_bridge(BRIDGE)?;
@@ -118,13 +123,15 @@ fn build_segment(gateway: &Host, members: &[&Host]) -> Result<(), LabError> {
 
 /// The pods of a node, each at the end of a link of its own, named `pod5` and so on at the node's end.
 fn build_pods(node: &Host, network_number: u8) -> Result<Vec<Host>, LabError> {
-    PODS.map(|number| {
-        let pod = host(&format!("{}/{number}", node.name), pod_addresses(network_number, number))?;
-        node.namespace.run(|| connect_pod(&pod, number))??;
-        pod.namespace.run(|| route_pod(&pod, node))??;
-        Ok(pod)
-    })
-    .collect()
+    PODS.map(|number| attach_pod(node, network_number, number)).collect()
+}
+
+/// A pod on a node, as a CNI plugin would make it.
+pub(super) fn attach_pod(node: &Host, network_number: u8, number: u8) -> Result<Host, LabError> {
+    let pod = host(&format!("{}/{number}", node.name), pod_addresses(network_number, number))?;
+    node.namespace.run(|| connect_pod(&pod, number))??;
+    pod.namespace.run(|| route_pod(&pod, node))??;
+    Ok(pod)
 }
 
 fn connect_pod(pod: &Host, number: u8) -> Result<(), LabError> {
@@ -209,7 +216,7 @@ fn route_gateway(gateway: &Host) -> Result<(), LabError> {
     })?
 }
 
-fn on_segment(
+pub(super) fn on_segment(
     host: &Host,
     work: impl FnOnce(&mut Network, Link) -> Result<(), LabError> + Send,
 ) -> Result<(), LabError> {
@@ -232,7 +239,7 @@ fn pod_interface(number: u8) -> String {
 }
 
 /// 172.18.0.N and fd00:18::N, where N reads the same in both: the client is 100 in decimal and in hexadecimal.
-fn segment_addresses(number: u16) -> [IpAddr; 2] {
+pub(super) fn segment_addresses(number: u16) -> [IpAddr; 2] {
     let last = if number == OUTSIDE { 100 } else { number as u8 };
     [Ipv4Addr::new(172, 18, 0, last).into(), Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, number).into()]
 }
@@ -246,7 +253,7 @@ fn pod_addresses(network: u8, number: u8) -> [IpAddr; 2] {
     ]
 }
 
-fn pod_network(network: u8, family: Family) -> IpNet {
+pub(super) fn pod_network(network: u8, family: Family) -> IpNet {
     let [v4, v6] = pod_addresses(network, 0);
     match family {
         Family::V4 => IpNet::new_assert(v4, 24),
@@ -254,6 +261,6 @@ fn pod_network(network: u8, family: Family) -> IpNet {
     }
 }
 
-fn everything(family: Family) -> IpNet {
+pub(super) fn everything(family: Family) -> IpNet {
     IpNet::new_assert(family.unspecified(), 0)
 }

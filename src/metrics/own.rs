@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::{
-    Gauge, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Result, exponential_buckets,
+    Gauge, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Result, exponential_buckets,
 };
 
 use super::register::{IP_FAMILY, PerFamily, Register};
@@ -20,8 +20,12 @@ pub struct Own {
     pub stale_flows: PerFamily<IntCounterVec>,
     pub draining: PerFamily<IntGaugeVec>,
     pub health_check_node_ports_unbound: PerFamily<IntGaugeVec>,
+    pub pod_routes: PerFamily<IntGaugeVec>,
+    pub pod_route_repairs: IntCounter,
+    pub pod_network_ready: IntGauge,
     pub(super) last_event_age: Gauge,
     drift_repaired: IntCounterVec,
+    pod_network_problems: IntGaugeVec,
     problems: IntGaugeVec,
     undecodable_objects: IntCounterVec,
     stage_duration: HistogramVec,
@@ -83,6 +87,23 @@ impl Own {
                 "ferrovia_health_check_node_ports_unbound",
                 "Health check node ports that could not be listened on at the last attempt",
             )?,
+            pod_routes: register.family_gauge(
+                "ferrovia_pod_network_routes",
+                "Routes to pod CIDRs of other nodes that are in the kernel",
+            )?,
+            pod_route_repairs: register.counter(
+                "ferrovia_pod_network_repairs_total",
+                "Times that somebody else's change to our routes was found and undone",
+            )?,
+            pod_network_ready: register.gauge(
+                "ferrovia_pod_network_ready",
+                "Whether pods of this node can have a network: 1 or 0; always 0 without a pod network",
+            )?,
+            pod_network_problems: register.gauges(
+                "ferrovia_pod_network_problems",
+                "Pod CIDRs of Nodes that have no direct route, and why",
+                &["reason"],
+            )?,
             last_event_age: register.add(Gauge::new(
                 "ferrovia_last_event_age_seconds",
                 "Time since the API server or the manifests last said anything",
@@ -119,6 +140,15 @@ impl Own {
         for (subject, count) in repairs {
             let counter = self.drift_repaired.with_label_values(&[&*family.to_string(), subject.name()]);
             counter.inc_by(*count as u64);
+        }
+    }
+
+    /// Replaces the counts of all reasons.
+    pub fn set_pod_network_problems(&self, counts: &BTreeMap<Reason, u64>) {
+        self.pod_network_problems.reset();
+        for (reason, count) in counts {
+            let count = (*count).try_into().unwrap_or(i64::MAX);
+            self.pod_network_problems.with_label_values(&[reason.name()]).set(count);
         }
     }
 

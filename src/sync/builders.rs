@@ -129,6 +129,9 @@ impl SliceEndpoint {
 pub fn node() -> Node {
     Node {
         name: HERE.into(),
+        uid: "node-here".into(),
+        created: 0,
+        internal_addresses: ips(&["172.18.0.2", "fd00:18::2"]),
         addresses: ips(&["172.18.0.2", "fd00:18::2"]),
         zone: Some("zone-a".into()),
         pod_cidrs: ["10.244.1.0/24", "fd00:244:1::/64"].map(|text| text.parse().unwrap()).into(),

@@ -159,10 +159,15 @@ pub struct Hints {
     pub nodes: Box<[Arc<str>]>,
 }
 
-/// This node. Sources deliver only the one whose name they were given.
+/// This node, or another one where a pod network asks for all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub name: Arc<str>,
+    pub uid: Arc<str>,
+    /// `metadata.creationTimestamp`, in seconds since 1970. Older Nodes keep contested pod CIDRs.
+    pub created: i64,
+    /// `status.addresses` of type InternalIP.
+    pub internal_addresses: Box<[IpAddr]>,
     /// `status.addresses` of type InternalIP, then ExternalIP.
     pub addresses: Box<[IpAddr]>,
     /// Label `topology.kubernetes.io/zone`.
@@ -206,6 +211,14 @@ pub enum Reason {
     UnsupportedScheduler,
     /// The kernel refused this ServicePort; everything else was programmed without it.
     Quarantined,
+    /// A Node whose pod CIDRs cannot be reached through a plain route.
+    NoDirectRoute,
+    /// A pod CIDR that overlaps one of an older Node.
+    PodCidrOverlap,
+    /// The kernel refused a route to a pod CIDR.
+    RouteRefused,
+    /// Somebody else's route to a pod CIDR takes precedence.
+    ForeignRoute,
 }
 
 impl Reason {
@@ -219,6 +232,10 @@ impl Reason {
             Reason::AddressInUse => "AddressInUse",
             Reason::UnsupportedScheduler => "UnsupportedScheduler",
             Reason::Quarantined => "Quarantined",
+            Reason::NoDirectRoute => "NoDirectRoute",
+            Reason::PodCidrOverlap => "PodCIDROverlap",
+            Reason::RouteRefused => "RouteRefused",
+            Reason::ForeignRoute => "ForeignRoute",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Kubeconfigs, tokens, and what is wrong with them.
 
 use ferrovia::sync::objects::Kind;
+use ferrovia::sync::sources::Selection;
 use ferrovia::sync::sources::cluster::{Address, Connection};
 use tempfile::TempDir;
 
@@ -61,7 +62,7 @@ fn the_master_flag_overrides_the_kubeconfig() {
     let address = Address { kubeconfig: Some(server.kubeconfig()), master: Some(server.url()) };
     let mut listener = Listener::start(move |events, stats| async move {
         let connection = Arc::new(Connection::new(address).await.unwrap());
-        Cluster::new(connection, "here".to_owned(), stats).with_timing(PATIENT).run(events).await;
+        Cluster::new(connection, Selection::of_proxy("here"), stats).with_timing(PATIENT).run(events).await;
     });
     listener.until_listed();
 }

@@ -1,6 +1,6 @@
 //! A kind that only one mode has a use for, and that not every server has.
 
-use ferrovia::sync::sources::ServiceCidrs;
+use ferrovia::sync::sources::{Selection, ServiceCidrs};
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn follow_all(server: &ApiServer) -> Listener {
     Listener::start(move |events, stats| async move {
         let address = Address { kubeconfig, master: None };
         let connection = Arc::new(Connection::new(address).await.unwrap());
-        let cluster = Cluster::new(connection, "here".to_owned(), stats).with_timing(PATIENT);
+        let cluster = Cluster::new(connection, Selection::of_proxy("here"), stats).with_timing(PATIENT);
         cluster.with_service_cidrs(ServiceCidrs::Followed).run(events).await;
     })
 }

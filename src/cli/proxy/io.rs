@@ -16,8 +16,11 @@ use crate::health::Health;
 use crate::http::{self, BindError, HealthChecks, Pages};
 use crate::metrics::Metrics;
 use crate::model::Family;
+use crate::podnet::drive;
 use crate::sync::Input;
-use crate::sync::sources::{Cluster, EventRecorder, Manifests, ServiceCidrs, Source, SourceStats, cluster};
+use crate::sync::sources::{
+    Cluster, EventRecorder, Manifests, NodeCondition, Selection, ServiceCidrs, Source, SourceStats, cluster,
+};
 
 pub struct Io {
     pub config: Config,
@@ -25,38 +28,57 @@ pub struct Io {
     pub health: Arc<Health>,
     pub health_checks: BTreeMap<Family, watch::Receiver<HealthChecks>>,
     pub inputs: Sender<Input>,
+    /// Where Nodes go, if there is a pod network.
+    pub pod_inputs: Option<Sender<drive::Input>>,
+}
+
+/// What takes notes for the API server.
+pub struct Notes {
+    pub events: EventRecorder,
+    pub condition: NodeCondition,
 }
 
 /// Starts everything and returns what takes notes for the API server. It ends with the process.
-pub fn start(io: Io) -> anyhow::Result<EventRecorder> {
+pub fn start(io: Io) -> anyhow::Result<Notes> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let recorder = start_source(&io, &runtime)?;
+    let notes = start_source(&io, &runtime)?;
     serve_http(&io, &runtime);
     runtime.spawn(stop_on_signal(io.inputs));
     let run = move || runtime.block_on(std::future::pending::<()>());
     thread::Builder::new().name("io".into()).spawn(run).context("cannot start a thread")?;
-    Ok(recorder)
+    Ok(notes)
 }
 
-fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<EventRecorder> {
+fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<Notes> {
     let events = io.inputs.clone();
-    let stats = Arc::new(SourceStats::default());
-    let node = io.config.node_name.clone();
+    let stats = Arc::<SourceStats>::default;
+    let selection = Selection::of_proxy(&io.config.node_name);
     match &io.config.source {
         config::Source::Manifests(directory) => {
-            runtime.spawn(Source::Manifests(Manifests::new(directory.clone(), node, stats)).run(events));
-            Ok(EventRecorder::disabled())
+            let of = |selection| Source::Manifests(Manifests::new(directory.clone(), selection, stats()));
+            runtime.spawn(of(selection).run(events));
+            if let Some(inputs) = &io.pod_inputs {
+                runtime.spawn(of(Selection::Nodes).run(inputs.clone()));
+            }
+            Ok(Notes { events: EventRecorder::disabled(), condition: NodeCondition::disabled() })
         }
         config::Source::ApiServer { kubeconfig, master } => {
             let address = cluster::Address { kubeconfig: kubeconfig.clone(), master: master.clone() };
             let connection = Arc::new(runtime.block_on(cluster::Connection::new(address))?);
-            let (recorder, poster) = EventRecorder::new(Arc::clone(&connection), &node);
+            let (recorder, poster) = EventRecorder::new(Arc::clone(&connection), &io.config.node_name);
             recorder.starting();
             runtime.spawn(poster.run());
-            let cluster =
-                Cluster::new(connection, node, stats).with_service_cidrs(service_cidrs(io.config.mode));
+            let of = |selection| Cluster::new(Arc::clone(&connection), selection, stats());
+            let cluster = of(selection).with_service_cidrs(service_cidrs(io.config.mode));
             runtime.spawn(Source::Cluster(cluster).run(events));
-            Ok(recorder)
+            let mut condition = NodeCondition::disabled();
+            if let Some(inputs) = &io.pod_inputs {
+                runtime.spawn(Source::Cluster(of(Selection::Nodes)).run(inputs.clone()));
+                let patcher;
+                (condition, patcher) = NodeCondition::new(connection, &io.config.node_name);
+                runtime.spawn(patcher.run());
+            }
+            Ok(Notes { events: recorder, condition })
         }
     }
 }

@@ -5,6 +5,7 @@ mod io;
 mod localhost;
 mod panics;
 mod planes;
+mod pods;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::config::{self, Action, Config, Flags, ModeName, Source};
-use crate::health::{Health, NodeEligibility};
+use crate::health::{Health, NodeEligibility, PodNetwork};
 use crate::http::HealthChecks;
 use crate::kernel::conntrack::KernelConntrack;
 use crate::kernel::ipvs::KernelIpvs;
@@ -24,6 +25,7 @@ use crate::kernel::{links, sysctl};
 use crate::metrics::Metrics;
 use crate::modes::Mode;
 use crate::modes::userspace::{DRAIN_TIMEOUT, Figures};
+use crate::podnet::conflist;
 use crate::sync::compile::Compiler;
 use crate::sync::objects::Reason;
 use crate::sync::plane::Plane;
@@ -51,11 +53,17 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     }
     match &config.action {
         Action::WriteConfig(path) => config::write_config(path, &config.written)?,
-        Action::Cleanup => cleanup::run(&cleanup::Arguments {}).map(drop)?,
+        Action::Cleanup => cleanup::run(&cleanup_arguments(&config)).map(drop)?,
         Action::InitOnly => prepare(&config)?,
         Action::Run => serve(&config)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn cleanup_arguments(config: &Config) -> cleanup::Arguments {
+    let usual = || conflist::CONFIGURATIONS.into();
+    let cni_conf_dir = config.pod_network.as_ref().map_or_else(usual, |network| network.cni_conf_dir.clone());
+    cleanup::Arguments { cni_conf_dir }
 }
 
 fn set_sysctls(config: &Config) {
@@ -110,13 +118,20 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         .map(|family| (family, watch::channel(HealthChecks::default())))
         .map(|(family, (to, of))| ((family, to), (family, of)))
         .unzip();
-    let events = io::start(io::Io {
+    let pods = config.pod_network.as_ref().map(|network| pods::prepare(config, network)).transpose()?;
+    if pods.is_some() {
+        // Before anybody can ask.
+        health.set_pod_network(PodNetwork::NotReady("it has not begun to work yet".into()));
+    }
+    let notes = io::start(io::Io {
         config: config.clone(),
         metrics: metrics.clone(),
         health: Arc::clone(&health),
         health_checks: wanted_checks,
         inputs,
+        pod_inputs: pods.as_ref().map(pods::Pods::inputs),
     })?;
+    let io::Notes { events, condition } = notes;
     if let Some(complaint) = schedulers.complaint(config) {
         tracing::error!("{complaint}");
         events.node_problem(Reason::UnsupportedScheduler, complaint);
@@ -125,6 +140,9 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         Source::Manifests(_) => Some(NodeEligibility::Eligible),
         Source::ApiServer { .. } => None,
     };
+    if let Some(pods) = pods {
+        pods.start(metrics.clone(), Arc::clone(&health), events.clone(), condition)?;
+    }
     let reporter = Reporter { metrics, health, health_checks, events, node_unknown };
     let settings = assemble::compile_settings(config, schedulers);
     let store = Store::new(settings.node_name.clone(), SystemTime::now());

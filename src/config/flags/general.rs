@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::pod_network::PodNetwork;
+
 /// What to run as, and which API server to follow.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "General")]
@@ -140,6 +142,8 @@ pub struct Own {
     /// How long a removed endpoint may keep its connections in the userspace mode; 0 has no bound [default: 0s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub userspace_drain_timeout: Option<String>,
+    #[command(flatten)]
+    pub pod_network: PodNetwork,
 }
 
 /// Flags of kube-proxy that mean nothing here: for Windows, or of libraries that it links. Accepted and ignored.

@@ -5,6 +5,7 @@
 
 mod data_plane;
 mod general;
+mod pod_network;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -13,6 +14,7 @@ use clap::Args;
 
 pub use data_plane::{Conntrack, DataPlane, Ipvs};
 pub use general::{Elsewhere, General, Logging, Own};
+pub use pod_network::PodNetwork;
 
 #[derive(Args, Clone, Debug, Default)]
 // As for Go's flags, the last one of several counts.

@@ -1,4 +1,5 @@
 mod ipvs;
+mod pod_network;
 
 use std::time::Duration;
 

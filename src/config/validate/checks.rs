@@ -13,12 +13,15 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 44] = [
+const FLAGS: [(&str, &str); 49] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
     ("clientConnection.burst", "kube-api-burst"),
     ("clusterCIDR", "cluster-cidr"),
+    ("cniBinDir", "cni-bin-dir"),
+    ("cniConfDir", "cni-conf-dir"),
+    ("cniPlugin", "cni-plugin"),
     ("configSyncPeriod", "config-sync-period"),
     ("conntrack.maxPerCore", "conntrack-max-per-core"),
     ("conntrack.min", "conntrack-min"),
@@ -54,7 +57,9 @@ const FLAGS: [(&str, &str); 44] = [
     ("nftables.minSyncPeriod", "iptables-min-sync-period"),
     ("nftables.syncPeriod", "iptables-sync-period"),
     ("nodePortAddresses", "nodeport-addresses"),
+    ("nonMasqueradeCIDRs", "non-masquerade-cidrs"),
     ("oomScoreAdj", "oom-score-adj"),
+    ("podNetwork", "pod-network"),
     ("scheduler", "scheduler"),
     ("serviceCounters", "service-counters"),
     ("userspaceDrainTimeout", "userspace-drain-timeout"),
@@ -243,6 +248,11 @@ mod tests {
             ipvs_drain_timeout: text(),
             service_counters: Some(true),
             userspace_drain_timeout: text(),
+            pod_network: text(),
+            non_masquerade_cidrs: Some(vec![]),
+            cni_conf_dir: text(),
+            cni_bin_dir: text(),
+            cni_plugin: text(),
             ..Default::default()
         };
         let own = serde_json::to_value(own).unwrap();

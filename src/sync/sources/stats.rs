@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use crate::sync::Input;
 use crate::sync::objects::{Event, Kind, Object};
 
 /// Nobody listens to events any more: the program is ending.
@@ -55,7 +54,7 @@ impl SourceStats {
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(millis)))
     }
 
-    pub(super) fn send(&self, events: &Sender<Input>, event: Event) -> Result<(), Gone> {
+    pub(super) fn send<I: From<Event>>(&self, events: &Sender<I>, event: Event) -> Result<(), Gone> {
         let kind = match &event {
             Event::ListStarted(kind) | Event::Deleted(kind, _) => *kind,
             // Nobody has said anything.

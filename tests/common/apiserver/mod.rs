@@ -37,6 +37,8 @@ pub struct State {
     pub asked: Vec<Asked>,
     /// Posted Events.
     pub events: Vec<Value>,
+    /// What was to be merged into the status of Nodes.
+    pub patches: Vec<Value>,
     /// Only this bearer token is good.
     pub token: String,
     /// What all watches are to do, in order.
@@ -220,6 +222,10 @@ impl ApiServer {
 
     pub fn posted_events(&self) -> Vec<Value> {
         self.shared.state().events.clone()
+    }
+
+    pub fn patches(&self) -> Vec<Value> {
+        self.shared.state().patches.clone()
     }
 
     /// Waits until each resource is watched.

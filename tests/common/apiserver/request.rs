@@ -13,6 +13,8 @@ pub enum Verb {
     StreamingList,
     Watch,
     Create,
+    /// A strategic merge of a status.
+    Patch,
 }
 
 /// A request as it came.
@@ -46,6 +48,7 @@ impl Asked {
         }
         let verb = match (method.as_str(), resource) {
             ("POST", "events") => Verb::Create,
+            ("PATCH", "nodes/status") => Verb::Patch,
             ("GET", "services" | "endpointslices" | "nodes" | "servicecidrs") => read_verb(&parameters),
             _ => return Err(Refusal::new(405, "MethodNotAllowed", format!("{method} {resource}"))),
         };
@@ -75,6 +78,7 @@ fn resource(path: &str) -> Result<&'static str, Refusal> {
         path if path.starts_with("/apis/events.k8s.io/v1/namespaces/") && path.ends_with("/events") => {
             Ok("events")
         }
+        path if path.starts_with("/api/v1/nodes/") && path.ends_with("/status") => Ok("nodes/status"),
         _ => Err(Refusal::new(404, "NotFound", format!("no {path} here"))),
     }
 }

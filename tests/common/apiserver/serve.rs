@@ -107,6 +107,7 @@ fn respond(asked: &Asked, fault: Option<What>, body: &[u8], shared: &Arc<Shared>
             watch::open(asked, fault, shared).map(|pieces| streamed(200, pieces))
         }
         Verb::Create => create(body, shared),
+        Verb::Patch => patch(body, shared),
     }
 }
 
@@ -162,6 +163,13 @@ fn create(body: &[u8], shared: &Shared) -> Result<Answer, Refusal> {
     }
     shared.state().events.push(event.clone());
     Ok(whole(201, &event, None))
+}
+
+fn patch(body: &[u8], shared: &Shared) -> Result<Answer, Refusal> {
+    let patch: Value =
+        serde_json::from_slice(body).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    shared.state().patches.push(patch.clone());
+    Ok(whole(200, &patch, None))
 }
 
 fn refused(refusal: Refusal) -> Answer {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::sync::Input;
 use crate::sync::objects::Event;
 
 use super::super::decode::{self, Change, Decoded, Interner, Item, Line, Page, WatchStatus};
@@ -29,18 +28,25 @@ const WATCH_SPREAD: f64 = 1.2;
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// What the watches of all kinds share.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
+pub struct Shared<'a, I> {
     pub connection: &'a Connection,
     pub names: &'a Mutex<Interner>,
-    pub events: &'a Sender<Input>,
+    pub events: &'a Sender<I>,
     pub stats: &'a SourceStats,
     pub timing: Timing,
 }
 
+impl<I> Clone for Shared<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I> Copy for Shared<'_, I> {}
+
 /// Follows the objects of one kind.
-pub struct Follower<'a> {
-    shared: Shared<'a>,
+pub struct Follower<'a, I> {
+    shared: Shared<'a, I>,
     resource: Resource,
     strategy: Strategy,
     /// Where to go on; `None` where only a list can tell.
@@ -86,8 +92,8 @@ impl From<Gone> for Stop {
     }
 }
 
-impl<'a> Follower<'a> {
-    pub fn new(shared: Shared<'a>, resource: Resource) -> Follower<'a> {
+impl<'a, I: From<Event>> Follower<'a, I> {
+    pub fn new(shared: Shared<'a, I>, resource: Resource) -> Self {
         Follower {
             shared,
             resource,

@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::sync::Input;
 use crate::sync::objects::{Event, Kind};
 
-use super::SourceStats;
 use super::decode::Interner;
+use super::{Selection, SourceStats};
 use follow::{Follower, Shared};
 use requests::Resource;
 
@@ -62,19 +61,19 @@ pub enum ServiceCidrs {
     Ignored,
 }
 
-/// Services, EndpointSlices and this Node of an API server.
+/// What a proxy or a pod network has to know of an API server.
 pub struct Cluster {
     connection: Arc<Connection>,
-    node: String,
+    selection: Selection,
     service_cidrs: ServiceCidrs,
     timing: Timing,
     stats: Arc<SourceStats>,
 }
 
 impl Cluster {
-    pub fn new(connection: Arc<Connection>, node: String, stats: Arc<SourceStats>) -> Cluster {
+    pub fn new(connection: Arc<Connection>, selection: Selection, stats: Arc<SourceStats>) -> Cluster {
         let (service_cidrs, timing) = (ServiceCidrs::Ignored, Timing::default());
-        Cluster { connection, node, service_cidrs, timing, stats }
+        Cluster { connection, selection, service_cidrs, timing, stats }
     }
 
     pub fn with_service_cidrs(self, service_cidrs: ServiceCidrs) -> Cluster {
@@ -86,7 +85,7 @@ impl Cluster {
     }
 
     /// Sends what there is, then every change, until nobody listens any more. No failure ends it.
-    pub async fn run(self, events: Sender<Input>) {
+    pub async fn run<I: From<Event>>(self, events: Sender<I>) {
         let names = Mutex::new(Interner::default());
         let shared = Shared {
             connection: &self.connection,
@@ -96,16 +95,21 @@ impl Cluster {
             timing: self.timing,
         };
         let follow = |resource| Follower::new(shared, resource).run();
-        tokio::join!(
-            follow(Resource::services()),
-            follow(Resource::endpoint_slices()),
-            follow(Resource::node(&self.node)),
-            self.service_cidrs(shared),
-        );
+        match &self.selection {
+            Selection::Nodes => follow(Resource::nodes()).await,
+            Selection::OfProxy { node } => {
+                tokio::join!(
+                    follow(Resource::services()),
+                    follow(Resource::endpoint_slices()),
+                    follow(Resource::node(node)),
+                    self.service_cidrs(shared),
+                );
+            }
+        }
     }
 
     /// A list that has begun is waited for, so that a restart does not find that there are none. But not for long.
-    async fn service_cidrs(&self, shared: Shared<'_>) {
+    async fn service_cidrs<I: From<Event>>(&self, shared: Shared<'_, I>) {
         const KIND: Kind = Kind::ServiceCidr;
         if self.service_cidrs == ServiceCidrs::Ignored
             || shared.stats.send(shared.events, Event::ListStarted(KIND)).is_err()

@@ -124,13 +124,12 @@ impl Resource {
         }
     }
 
+    pub fn nodes() -> Resource {
+        Resource { kind: Kind::Node, path: "/api/v1/nodes", labels: None, fields: None }
+    }
+
     pub fn node(name: &str) -> Resource {
-        Resource {
-            kind: Kind::Node,
-            path: "/api/v1/nodes",
-            labels: None,
-            fields: Some(format!("metadata.name={name}")),
-        }
+        Resource { fields: Some(format!("metadata.name={name}")), ..Resource::nodes() }
     }
 
     /// Servers have them from 1.33 on, and `system:node-proxier` may read them.

@@ -70,9 +70,14 @@ impl<'a> Wire<'a> for WireNode<'a> {
         let status = self.status.given().unwrap_or_default().0;
         let zone = metadata.labels().and_then(|labels| labels.zone.as_given());
         let deleted = metadata.deletion_timestamp.as_given().is_some();
+        let created = metadata.creation_timestamp.as_given().and_then(|time| text::time(time).ok());
+        let internal = addresses(&status, "InternalIP");
         Decoded::Object(Object::Node(Box::new(Node {
             name,
-            addresses: addresses(status),
+            uid: metadata.uid.as_given().map_or("", |uid| uid).into(),
+            created: created.map_or(0, |time| time.as_second()),
+            addresses: [&internal[..], &addresses(&status, "ExternalIP")].concat().into(),
+            internal_addresses: internal,
             zone: zone.filter(|zone| !zone.is_empty()).map(|zone| names.name(zone)),
             leaving: deleted || spec.is_to_be_deleted(),
             pod_cidrs: spec.pod_cidrs(),
@@ -81,15 +86,13 @@ impl<'a> Wire<'a> for WireNode<'a> {
 }
 
 /// Host names stand here too, so what is no address is passed over in silence.
-fn addresses(status: Status<'_>) -> Box<[IpAddr]> {
-    let list: Vec<_> = status.addresses.given().unwrap_or_default();
-    let list: Vec<_> = list.into_iter().filter_map(|item| item.given()).map(|Map(address)| address).collect();
-    let of_type = |kind: &'static str| {
-        list.iter()
-            .filter(move |address| address.kind.as_given().is_some_and(|given| given == kind))
-            .filter_map(|address| text::address(address.address.as_given()?).ok())
-    };
-    of_type("InternalIP").chain(of_type("ExternalIP")).collect()
+fn addresses(status: &Status<'_>, kind: &str) -> Box<[IpAddr]> {
+    let list = status.addresses.as_given().map_or(&[][..], |list| list);
+    list.iter()
+        .filter_map(Field::as_given)
+        .filter(|Map(address)| address.kind.as_given().is_some_and(|given| given == kind))
+        .filter_map(|Map(address)| text::address(address.address.as_given()?).ok())
+        .collect()
 }
 
 impl Spec<'_> {

@@ -359,7 +359,8 @@ fn the_trigger_time_is_read() {
 fn a_node_with_all_that_matters() {
     let node = |extra: Value| -> Node {
         let mut value = json!({
-            "metadata": {"name": "here", "labels": {"topology.kubernetes.io/zone": "zone-a"}},
+            "metadata": {"name": "here", "uid": "8a", "creationTimestamp": "1970-01-01T00:01:00Z",
+                "labels": {"topology.kubernetes.io/zone": "zone-a"}},
             "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:244:1::/64"]},
             "status": {"addresses": [
                 {"type": "ExternalIP", "address": "198.51.100.7"}, {"type": "Hostname", "address": "here"},
@@ -379,6 +380,7 @@ fn a_node_with_all_that_matters() {
     let plain = node(json!({}));
     let addresses: Vec<_> = plain.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["172.18.0.2", "fd00:18::2", "198.51.100.7"]);
+    assert_eq!((&*plain.internal_addresses, &*plain.uid, plain.created), (&plain.addresses[..2], "8a", 60));
     assert_eq!((plain.zone.as_deref(), plain.pod_cidrs.len(), plain.leaving), (Some("zone-a"), 2, false));
     assert!(node(json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}})).leaving);
     assert!(node(json!({"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler"}]}})).leaving);

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
 use crate::model::ServiceName;
 use crate::sync::objects::{Event, Kind, Object};
 
+use super::super::Selection;
 use super::super::decode::{Decoded, Interner};
 use super::read::{FileError, Objects, read_file};
 
@@ -20,7 +20,7 @@ type Key = (Kind, ServiceName);
 /// What the directory held at the last look, without the objects themselves: the store has those.
 pub struct Directory {
     path: PathBuf,
-    node: Arc<str>,
+    selection: Selection,
     names: Interner,
     files: BTreeMap<PathBuf, Known>,
     sent: HashMap<Key, Sent>,
@@ -67,10 +67,10 @@ pub struct Seen {
 }
 
 impl Directory {
-    pub fn new(path: PathBuf, node: &str) -> Directory {
+    pub fn new(path: PathBuf, selection: Selection) -> Directory {
         Directory {
             path,
-            node: node.into(),
+            selection,
             names: Interner::default(),
             files: BTreeMap::new(),
             sent: HashMap::new(),
@@ -121,7 +121,7 @@ impl Directory {
         let mut noted = Vec::with_capacity(objects.len());
         for (kind, decoded) in objects {
             let Some(name) = decoded.name() else { continue };
-            if kind == Kind::Node && name.name != self.node {
+            if !self.selection.takes(kind, &name) {
                 continue;
             }
             let key = (kind, name);

@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use crate::sync::Input;
 use crate::sync::objects::{Event, Kind};
 
-use super::{Gone, SourceStats};
+use super::{Gone, Selection, SourceStats};
 use directory::{Directory, Seen};
 use watch::Watch;
 
@@ -30,7 +29,7 @@ pub struct Listing {
 
 /// All objects of a directory. Of the Nodes, only `node`.
 pub fn read_once(directory: &Path, node: &str) -> io::Result<Listing> {
-    let seen = Directory::new(directory.to_owned(), node).look()?;
+    let seen = Directory::new(directory.to_owned(), Selection::of_proxy(node)).look()?;
     Ok(Listing { events: listed(seen.events), malformed: seen.malformed })
 }
 
@@ -43,20 +42,20 @@ fn listed(events: Vec<Event>) -> Vec<Event> {
 /// A directory of manifests that is watched for changes.
 pub struct Manifests {
     directory: PathBuf,
-    node: String,
+    selection: Selection,
     stats: Arc<SourceStats>,
 }
 
 impl Manifests {
-    pub fn new(directory: PathBuf, node: String, stats: Arc<SourceStats>) -> Manifests {
-        Manifests { directory, node, stats }
+    pub fn new(directory: PathBuf, selection: Selection, stats: Arc<SourceStats>) -> Manifests {
+        Manifests { directory, selection, stats }
     }
 
     /// Sends what the directory holds, then every change of it, until nobody listens any more.
-    pub async fn run(self, events: Sender<Input>) {
+    pub async fn run<I: From<Event>>(self, events: Sender<I>) {
         // Watched before it is read, so that no change falls in between.
         let mut watch = Watch::new(&self.directory);
-        let mut directory = Directory::new(self.directory.clone(), &self.node);
+        let mut directory = Directory::new(self.directory.clone(), self.selection.clone());
         let mut first = true;
         loop {
             let seen;
@@ -76,7 +75,7 @@ impl Manifests {
         }
     }
 
-    fn deliver(&self, seen: Seen, first: bool, events: &Sender<Input>) -> Result<(), Gone> {
+    fn deliver<I: From<Event>>(&self, seen: Seen, first: bool, events: &Sender<I>) -> Result<(), Gone> {
         for error in &seen.malformed {
             self.stats.count_error();
             tracing::error!("{error}; what it was before stays in force");

@@ -1,0 +1,187 @@
+//! The pod network: how long routes take to be in the kernel, and what it costs a stream between pods of two nodes.
+//!
+//! Needs root, as it works in network namespaces. `cargo bench --bench routes`
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrovia::kernel::netns::Namespace;
+use ferrovia::kernel::routes::{KernelRoutes, Routes};
+use ferrovia::lab::mesh::{self, Mesh};
+use ferrovia::model::{Family, ServiceName};
+use ferrovia::podnet::HostGw;
+use ferrovia::sync::objects::{Event, Kind, Node, Object};
+
+const NODES: u16 = 1000;
+const ROUNDS: usize = 15;
+const STREAM: Duration = Duration::from_secs(2);
+const STREAMS: usize = 5;
+
+fn main() {
+    let namespace = segment();
+    namespace.run(all_at_once).unwrap();
+    namespace.run(one_more).unwrap();
+    throughput();
+}
+
+/// A node with 10.128.0.1/9 on its segment.
+fn segment() -> Namespace {
+    let namespace = Namespace::new().expect("this needs root");
+    for line in [
+        "link set lo up",
+        "link add eth0 type veth peer name peer",
+        "link set eth0 up",
+        "link set peer up",
+        "address add 10.128.0.1/9 dev eth0",
+    ] {
+        run(&namespace, line);
+    }
+    namespace
+}
+
+fn run(namespace: &Namespace, line: &str) {
+    let status = namespace.command("ip").unwrap().args(line.split_whitespace()).status().unwrap();
+    assert!(status.success(), "ip {line}");
+}
+
+fn node(number: u16) -> Node {
+    let [high, low] = (number + 1).to_be_bytes();
+    let address: IpAddr = [10, 128, high, low].into();
+    let [high, low] = number.to_be_bytes();
+    Node {
+        name: format!("node-{number}").into(),
+        uid: format!("uid-{number}").into(),
+        created: number.into(),
+        internal_addresses: [address].into(),
+        addresses: [address].into(),
+        zone: None,
+        pod_cidrs: [format!("10.{}.{low}.0/24", high).parse().unwrap()].into(),
+        leaving: false,
+    }
+}
+
+fn applied(node: Node) -> Event {
+    Event::Applied(Object::Node(Box::new(node)))
+}
+
+fn host_gw() -> HostGw<KernelRoutes> {
+    HostGw::new(Arc::from("node-0"), KernelRoutes::open().unwrap())
+}
+
+fn listed(host_gw: &mut HostGw<KernelRoutes>) {
+    host_gw.handle(&Event::ListStarted(Kind::Node), Instant::now());
+    (0..=NODES).for_each(|number| host_gw.handle(&applied(node(number)), Instant::now()));
+    host_gw.handle(&Event::ListDone(Kind::Node), Instant::now());
+}
+
+/// From the list of all Nodes to all routes in the kernel, read back.
+fn all_at_once() {
+    let mut took = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut host_gw = host_gw();
+        let start = Instant::now();
+        listed(&mut host_gw);
+        let synced = host_gw.sync(Instant::now()).unwrap();
+        took.push(start.elapsed());
+        assert_eq!((synced.plan.changes.len(), synced.refusals), (usize::from(NODES), 0));
+        clear();
+    }
+    report("1,000 nodes at once", took);
+}
+
+fn clear() {
+    let mut door = KernelRoutes::open().unwrap();
+    let routes = door.list(Family::V4).unwrap();
+    let changes: Vec<_> = routes.into_iter().map(ferrovia::kernel::routes::RouteChange::Remove).collect();
+    door.change(&changes).unwrap();
+}
+
+/// From the event of one Node among 1,000 to its route in the kernel, read back.
+fn one_more() {
+    let mut host_gw = host_gw();
+    listed(&mut host_gw);
+    host_gw.sync(Instant::now()).unwrap();
+    let (mut came, mut went) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS as u16 {
+        let number = NODES + 1 + round;
+        let start = Instant::now();
+        host_gw.handle(&applied(node(number)), start);
+        assert_eq!(host_gw.sync(start).unwrap().plan.changes.len(), 1);
+        came.push(start.elapsed());
+        let name = ServiceName { namespace: "".into(), name: format!("node-{number}").into() };
+        host_gw.handle(&Event::Deleted(Kind::Node, name), start);
+        host_gw.sync(start).unwrap();
+        let start = Instant::now();
+        let later = start + Duration::from_secs(10);
+        assert_eq!(host_gw.sync(later).unwrap().plan.changes.len(), 1);
+        went.push(start.elapsed());
+    }
+    report("one more node", came);
+    report("one less", went);
+    clear();
+}
+
+fn report(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    println!("{what}: {:?} (median), {:?} (longest)", took[took.len() / 2], took[took.len() - 1]);
+}
+
+/// The same stream between the same pods, by static routes and by the pod network, one after the other.
+fn throughput() {
+    let (plain, ours) = (Mesh::new(2).unwrap(), Mesh::new(2).unwrap());
+    for (node, other) in [(1, 2), (2, 1)] {
+        let host = &plain.node(node).namespace;
+        run(host, &format!("route add 10.244.{other}.0/24 via {}", mesh::address(other, Family::V4)));
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+    }
+    let manifests: String = (1..=2).map(|node| mesh::manifest(node, node)).collect();
+    ours.write("nodes.yaml", &manifests).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_ferrovia"));
+    let mut proxies: Vec<_> = (1..=2).map(|node| ours.start(node, program, &[]).unwrap()).collect();
+    for (node, proxy) in (1..).zip(&mut proxies) {
+        ours.wait_until_ready(node, proxy, Duration::from_secs(60)).unwrap();
+    }
+    let (mut of_plain, mut of_ours) = (Vec::new(), Vec::new());
+    for _ in 0..STREAMS {
+        of_plain.push(stream(&plain));
+        of_ours.push(stream(&ours));
+    }
+    let (plain, ours) = (median(of_plain), median(of_ours));
+    println!("pod to pod: {ours:.2} Gbit/s, {:.3} of the {plain:.2} Gbit/s of static routes", ours / plain);
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// In Gbit/s.
+fn stream(mesh: &Mesh) -> f64 {
+    let server = SocketAddr::new(mesh::pod(2, 5, Family::V4), 5201);
+    let listener = host(mesh, server.ip()).run(|| TcpListener::bind(server)).unwrap().unwrap();
+    let receiver = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut buffer, mut received) = (vec![0; 256 << 10], 0u64);
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            received += length as u64;
+        }
+        received
+    });
+    let client = host(mesh, mesh::pod(1, 5, Family::V4));
+    let mut stream = client.run(|| TcpStream::connect(server)).unwrap().unwrap();
+    let (buffer, start) = (vec![0; 256 << 10], Instant::now());
+    while start.elapsed() < STREAM {
+        stream.write_all(&buffer).unwrap();
+    }
+    drop(stream);
+    let received = receiver.join().unwrap();
+    received as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9
+}
+
+fn host(mesh: &Mesh, address: IpAddr) -> &Namespace {
+    &mesh.lab.host_of(address).unwrap().namespace
+}

@@ -1,0 +1,30 @@
+//! Taking everything out again.
+
+use std::path::Path;
+
+use super::{conflist, firewall};
+use crate::kernel::routes::{KernelRoutes, RouteChange, Routes, RoutesError};
+use crate::model::Family;
+
+/// Removes routes, rules, the network configuration and the state that the plugin reads. Links of pods belong to the plugin,
+/// sysctls may be others' by now. Goes on after an error; returns all in words.
+pub fn cleanup(configurations: &Path, state: &Path) -> Vec<String> {
+    let configuration = conflist::remove(configurations, state).err().map(anyhow::Error::from);
+    let routes =
+        KernelRoutes::open().and_then(|mut door| remove_routes(&mut door)).err().map(anyhow::Error::from);
+    let rules = firewall::cleanup().into_iter().map(anyhow::Error::from);
+    configuration.into_iter().chain(routes).chain(rules).map(|error| format!("{error:#}")).collect()
+}
+
+fn remove_routes(door: &mut impl Routes) -> Result<(), RoutesError> {
+    for family in Family::ALL {
+        let changes: Vec<_> = door.list(family)?.into_iter().map(RouteChange::Remove).collect();
+        if !changes.is_empty() {
+            let refusals = door.change(&changes)?;
+            if let Some(refusal) = refusals.into_iter().next() {
+                return Err(RoutesError::Change(refusal.source));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! The loop of the pod network: a thread of its own, so that neither Services nor pods wait for the other.
+//!
+//! Routes come first, then what the firewall must let through, then what runtimes read: a node whose pods could not reach
+//! anybody does not say that it can have pods.
+
+mod pace;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use super::conflist::{self, Places, PodLinks};
+use super::firewall::{Firewall, Policy, Written};
+use super::host_gw::HostGw;
+use super::problem::{Obstacle, Problem};
+use super::report::{Reporter, Status};
+use super::state::NodeState;
+use super::sysctls;
+use crate::kernel::routes::{Notice, Routes};
+use crate::kernel::sysctl::{self, InterfaceName};
+use crate::kernel::uplink::{self, Uplink};
+use crate::sync::objects::Event;
+use pace::Pace;
+
+/// What wakes the loop.
+#[derive(Debug)]
+pub enum Input {
+    Object(Event),
+    /// Somebody else did something to routes, links or addresses.
+    Kernel(Vec<Notice>),
+}
+
+impl From<Event> for Input {
+    fn from(event: Event) -> Self {
+        Input::Object(event)
+    }
+}
+
+/// Inputs taken up before anything is written.
+const BATCH: usize = 4096;
+/// How often rules are looked after. nf_tables and iptables tell of changes in ways that cannot be waited for together
+/// with routes; a look costs two system calls.
+const RULES_PERIOD: Duration = Duration::from_secs(2);
+
+/// What the operator chose.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Networks outside the cluster that see pods' own addresses.
+    pub non_masquerade: Vec<IpNet>,
+    pub places: Places,
+}
+
+/// Owns everything from Nodes to the kernel.
+pub struct Driver<R> {
+    host_gw: HostGw<R>,
+    firewalls: Vec<Firewall>,
+    settings: Settings,
+    reporter: Reporter,
+    pace: Pace,
+    routes: Progress,
+    rules: Progress,
+    rules_due: Instant,
+    policies: Vec<Policy>,
+    node: ThisNode,
+}
+
+/// How far one part of the work has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    NotYet,
+    Done,
+    Failed(String),
+}
+
+/// What was found out and written about this node.
+#[derive(Debug, Default)]
+struct ThisNode {
+    networks: Vec<IpNet>,
+    addresses: Box<[IpAddr]>,
+    uplink: Option<Uplink>,
+    links_changed: bool,
+    told: Option<NodeState>,
+}
+
+impl<R: Routes> Driver<R> {
+    pub fn new(host_gw: HostGw<R>, firewalls: Vec<Firewall>, settings: Settings, reporter: Reporter) -> Self {
+        let now = Instant::now();
+        Driver {
+            host_gw,
+            firewalls,
+            settings,
+            reporter,
+            pace: Pace::new(now),
+            routes: Progress::NotYet,
+            rules: Progress::NotYet,
+            rules_due: now,
+            policies: Vec::new(),
+            node: ThisNode::default(),
+        }
+    }
+
+    /// Runs until all senders are gone. What was written outlives the process.
+    pub fn run(&mut self, inputs: &Receiver<Input>) {
+        self.reporter.status(&Status::NotReady("Nodes have not been listed yet".into()));
+        loop {
+            self.work(Instant::now());
+            match inputs.recv_timeout(self.idle_time(Instant::now())) {
+                Ok(first) => {
+                    for input in std::iter::once(first).chain(inputs.try_iter()).take(BATCH) {
+                        match input {
+                            Input::Object(event) => self.host_gw.handle(&event, Instant::now()),
+                            Input::Kernel(notices) => {
+                                notices.into_iter().for_each(|notice| self.notice(notice))
+                            }
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        let uplink = self.node.uplink.as_ref().map(|uplink| uplink.link);
+        match notice {
+            Notice::Link(link) | Notice::Address { link, .. } => {
+                self.node.links_changed |= uplink.is_none_or(|uplink| uplink == link);
+            }
+            Notice::Lost => self.node.links_changed = true,
+            Notice::OwnRoute(_) | Notice::OtherRoute(_) => {}
+        }
+        self.host_gw.notice(notice);
+    }
+
+    fn idle_time(&self, now: Instant) -> Duration {
+        if !self.host_gw.is_listed() {
+            return RULES_PERIOD;
+        }
+        let routes = if self.host_gw.is_due(now) { Some(self.pace.not_before) } else { self.host_gw.wake() };
+        let next = routes.map_or(self.rules_due, |routes| routes.min(self.rules_due));
+        next.saturating_duration_since(now)
+    }
+
+    fn work(&mut self, now: Instant) {
+        if !self.host_gw.is_listed() {
+            return;
+        }
+        let is_routing = self.host_gw.is_due(now) && self.pace.not_before <= now;
+        if is_routing {
+            self.sync_routes(now);
+        }
+        if is_routing || self.node.links_changed {
+            self.look_at_node();
+            self.policies = self.policies();
+        }
+        if is_routing || self.rules_due <= now {
+            self.rules_due = now + RULES_PERIOD;
+            self.sync_rules();
+            self.publish();
+        }
+    }
+
+    fn sync_routes(&mut self, started: Instant) {
+        let result = self.host_gw.sync(started);
+        let now = Instant::now();
+        self.reporter.routes(&self.host_gw, &result, now - started);
+        self.routes = match result {
+            Ok(synced) if synced.refusals == 0 => {
+                self.pace.succeeded(started, now);
+                Progress::Done
+            }
+            Ok(synced) => {
+                self.pace.failed(now);
+                Progress::Failed(format!("the kernel refused {} routes", synced.refusals))
+            }
+            Err(error) => {
+                self.pace.failed(now);
+                Progress::Failed(format!("{:#}", anyhow::Error::new(error)))
+            }
+        };
+    }
+
+    /// What of the node itself has to be known and set.
+    fn look_at_node(&mut self) {
+        let networks = self.host_gw.own_networks();
+        let addresses = self.host_gw.this_node().map(|node| node.addresses.clone()).unwrap_or_default();
+        let is_news = networks != self.node.networks || addresses != self.node.addresses;
+        if !is_news && !std::mem::take(&mut self.node.links_changed) {
+            return;
+        }
+        self.node.links_changed = false;
+        let found = addresses.iter().find_map(|address| uplink::of(*address).transpose());
+        self.node.uplink =
+            found.and_then(|found| found.inspect_err(|error| self.reporter.cannot_look(error)).ok());
+        (self.node.networks, self.node.addresses) = (networks, addresses);
+        if is_news {
+            self.set_sysctls();
+        }
+    }
+
+    fn set_sysctls(&self) {
+        let uplink = self.node.uplink.as_ref().and_then(|uplink| InterfaceName::new(&uplink.name));
+        let wanted = sysctls::plan(&self.node.networks, uplink, &sysctl::Kernel);
+        let errors = sysctl::apply(&mut sysctl::Kernel, &wanted);
+        self.reporter.sysctls(&errors, &sysctls::remarks(uplink, &sysctl::Kernel));
+    }
+
+    /// What the rules of each family are to say.
+    fn policies(&self) -> Vec<Policy> {
+        let inside = self.host_gw.inside();
+        let inside = || inside.iter().chain(&self.settings.non_masquerade).copied();
+        let families = self.firewalls.iter().map(Firewall::family);
+        families.map(|family| Policy::new(family, &self.node.networks, inside())).collect()
+    }
+
+    fn sync_rules(&mut self) {
+        let mut progress = Progress::Done;
+        for (firewall, policy) in self.firewalls.iter_mut().zip(&self.policies) {
+            match firewall.sync(policy) {
+                Ok(Written::Nothing) => {}
+                Ok(Written::Rules) => self.reporter.rules(policy),
+                Err(error) => progress = Progress::Failed(format!("{:#}", anyhow::Error::new(error))),
+            }
+        }
+        if progress != self.rules
+            && let Progress::Failed(reason) = &progress
+        {
+            self.reporter.rules_failed(reason);
+        }
+        self.rules = progress;
+    }
+
+    /// The last of all: tells whoever starts pods what there is.
+    fn publish(&mut self) {
+        let problems = self.host_gw.problems();
+        let mut status = self.status(&problems);
+        if status.is_ready() {
+            let links = PodLinks {
+                ranges: self.node.networks.clone(),
+                mtu: self.node.uplink.as_ref().map(|uplink| uplink.mtu),
+            };
+            let places = &self.settings.places;
+            // The state first: a plugin that is called at once must find it.
+            let written = conflist::install(places).map_err(anyhow::Error::from);
+            let written = written.and_then(|()| self.tell(&status));
+            let written = written.and_then(|()| Ok(conflist::write(&links, &self.settings.places)?));
+            if let Err(error) = written {
+                status = Status::NotReady(format!("{error:#}"));
+            }
+        }
+        if !status.is_ready()
+            && let Err(error) = self.tell(&status)
+        {
+            self.reporter.cannot_look(&*error);
+        }
+        self.reporter.status(&status);
+    }
+
+    fn tell(&mut self, status: &Status) -> anyhow::Result<()> {
+        let (condition, reason) = status.condition();
+        let state = NodeState::new(self.node.networks.clone(), condition, reason);
+        if self.node.told.as_ref() == Some(&state) {
+            return Ok(());
+        }
+        let path = &self.settings.places.state;
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        state.write(path)?;
+        self.node.told = Some(state);
+        Ok(())
+    }
+
+    fn status(&self, problems: &BTreeSet<Problem>) -> Status {
+        for (progress, what) in [(&self.routes, "routes"), (&self.rules, "rules")] {
+            match progress {
+                Progress::Done => {}
+                Progress::NotYet => return Status::NotReady(format!("{what} are not in place yet")),
+                Progress::Failed(reason) => return Status::NotReady(reason.clone()),
+            }
+        }
+        if let Some(reason) = self.without_network(problems) {
+            return Status::NotReady(reason);
+        }
+        match problems.len() {
+            0 => Status::Ready,
+            1 => Status::Limited(problems.iter().map(Problem::to_string).collect()),
+            count => Status::Limited(format!("{count} pod CIDRs of other nodes have no direct route")),
+        }
+    }
+
+    /// Why pods of this node can have no addresses.
+    fn without_network(&self, problems: &BTreeSet<Problem>) -> Option<String> {
+        let Some(node) = self.host_gw.this_node() else {
+            return Some("there is no Node object of this node".into());
+        };
+        let is_own = |problem: &&Problem| problem.node == node.name;
+        let lost =
+            problems.iter().filter(is_own).find(|problem| matches!(problem.obstacle, Obstacle::Clash(_)));
+        match (lost, node.pod_cidrs.is_empty()) {
+            (Some(lost), _) => Some(lost.to_string()),
+            (None, true) => Some(format!("Node {} has no pod CIDR", node.name)),
+            (None, false) => None,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Nodes from an API server, and what it is told.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::common::apiserver::{ApiServer, Fault, Verb, What};
+
+fn node(number: u8) -> Value {
+    let address = lab::address(number, Family::V4).to_string();
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": lab::name(number), "uid": format!("uid-{number}"),
+            "creationTimestamp": format!("1970-01-01T00:00:{number:02}Z"),
+        },
+        "spec": {"podCIDRs": [format!("10.244.{number}.0/24")]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    })
+}
+
+/// A node whose proxy follows an API server.
+fn started(prepare: impl FnOnce(&ApiServer)) -> (ApiServer, Cluster) {
+    let mut cluster = Cluster::without_proxies(2);
+    let server = cluster.mesh.node(1).namespace.run(ApiServer::start).unwrap();
+    [1, 2].into_iter().for_each(|number| server.apply(node(number)));
+    prepare(&server);
+    let mut command = cluster.mesh.command(1, Path::new(PROGRAM)).unwrap();
+    command.arg("--kubeconfig").arg(server.kubeconfig()).arg("--proxy-mode=nftables");
+    let mut proxy = Proxy::spawn(command).unwrap();
+    cluster.mesh.wait_until_ready(1, &mut proxy, PATIENCE).unwrap();
+    cluster.proxies.push(proxy);
+    (server, cluster)
+}
+
+#[test]
+fn the_node_s_condition_tells_whether_it_has_a_network() {
+    let (server, _cluster) = started(|server| {
+        server.fault(Fault::once(Verb::Patch, "nodes/status", What::Status(503)));
+    });
+    let condition = |server: &ApiServer| {
+        let last = server.patches().pop()?;
+        let condition = last["status"]["conditions"][0].clone();
+        (condition["type"] == "NetworkUnavailable").then_some(condition["status"].clone())
+    };
+    server.until("the network is available", |server| condition(server) == Some(json!("False")));
+    let taken = json!({"spec": {"podCIDRs": ["10.244.0.0/16"]}});
+    let mut older = node(3);
+    older["spec"] = taken["spec"].clone();
+    older["metadata"]["creationTimestamp"] = json!("1969-01-01T00:00:00Z");
+    server.apply(older);
+    server.until("the network is gone", |server| condition(server) == Some(json!("True")));
+}
+
+#[test]
+fn nodes_come_and_go_and_what_is_wrong_with_them_becomes_events() {
+    let (server, cluster) = started(|_| {});
+    cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12"]);
+    server.apply(node(3));
+    cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12", "10.244.3.0/24 via 172.18.0.13"]);
+    let mut far = node(3);
+    far["status"]["addresses"][0]["address"] = json!("203.0.113.13");
+    server.apply(far);
+    cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12"]);
+    server.until("an Event", |server| {
+        let reasons = server.posted_events().into_iter().map(|event| event["reason"].clone());
+        reasons.collect::<Vec<_>>().contains(&json!("NoDirectRoute"))
+    });
+    server.delete("nodes", &lab::name(2));
+    cluster.expect_routes_soon(1, &[]);
+}
+
+/// A list that the server cuts short must not take routes away (flannel#1145).
+#[test]
+fn n5_what_changes_between_list_and_watch_is_not_missed() {
+    let (server, cluster) = started(|_| {});
+    server.fault(Fault::once(Verb::StreamingList, "nodes", What::CutAfter(1)));
+    server.compact();
+    server.signal(crate::common::apiserver::Signal::End);
+    server.apply(node(3));
+    cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12", "10.244.3.0/24 via 172.18.0.13"]);
+}

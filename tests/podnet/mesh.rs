@@ -1,0 +1,114 @@
+//! Who reaches whom, and is seen as whom.
+
+use super::*;
+
+/// Of each node's pods one, each node, and the world outside.
+fn holds(cluster: &Cluster) {
+    for family in Family::ALL {
+        for (from, to) in [(1, 2), (2, 3), (3, 1)] {
+            let (client, server) = (lab::pod(from, 5, family), lab::pod(to, 6, family));
+            cluster.expect_seen_as(client, server, client);
+            let node = lab::address(to, family);
+            cluster.expect_seen_as(client, node, client);
+            cluster.expect_seen_as(node, client, node);
+        }
+        let (client, neighbour) = (lab::pod(1, 5, family), lab::pod(1, 6, family));
+        cluster.expect_seen_as(client, neighbour, client);
+        cluster.expect_seen_as(client, lab::outside(family), lab::address(1, family));
+    }
+}
+
+#[test]
+fn pods_and_nodes_see_pods_as_they_are_and_the_outside_sees_the_node() {
+    let cluster = Cluster::new(3, &["--proxy-mode=nftables"]);
+    holds(&cluster);
+    assert_eq!(
+        cluster.routes(1, "-4"),
+        [
+            "10.244.2.0/24 via 172.18.0.12 dev eth0 metric 1104",
+            "10.244.3.0/24 via 172.18.0.13 dev eth0 metric 1104",
+        ]
+    );
+    assert_eq!(cluster.routes(1, "-6").len(), 2);
+    let table = cluster.run(1, "nft list table ip ferrovia-pods");
+    assert!(table.contains("ip saddr @pods ip daddr != @inside masquerade fully-random"), "{table}");
+}
+
+#[test]
+fn the_proxy_mode_does_not_matter() {
+    holds(&Cluster::new(3, &["--proxy-mode=iptables", "--iptables-flavour=legacy"]));
+}
+
+#[test]
+fn networks_that_are_not_to_be_masqueraded_see_pods() {
+    let cluster = Cluster::new(2, &["--proxy-mode=nftables", "--non-masquerade-cidrs=172.18.0.1/32"]);
+    // The gateway has to know the way back.
+    run(&cluster.mesh.gateway().namespace, "ip route add 10.244.1.0/24 via 172.18.0.11");
+    let client = lab::pod(1, 5, Family::V4);
+    cluster.expect_seen_as(client, lab::outside(Family::V4), client);
+    let client = lab::pod(1, 5, Family::V6);
+    cluster.expect_seen_as(client, lab::outside(Family::V6), lab::address(1, Family::V6));
+}
+
+#[test]
+fn pods_pass_a_firewall_that_drops_what_is_forwarded() {
+    for flavour in ["legacy", "nft"] {
+        let cluster = Cluster::without_proxies(2);
+        let manifests: String = (1..=2).map(|node| lab::manifest(node, node)).collect();
+        cluster.mesh.write("nodes.yaml", &manifests).unwrap();
+        for node in 1..=2 {
+            for program in ["iptables", "ip6tables"] {
+                cluster.run(node, &format!("{program}-{flavour} -P FORWARD DROP"));
+            }
+        }
+        let cluster = cluster.start(&["--proxy-mode=nftables"]);
+        let pods = Family::ALL.map(|family| (lab::pod(1, 5, family), lab::pod(2, 5, family)));
+        pods.iter().for_each(|(client, server)| cluster.expect_seen_as(*client, *server, *client));
+        // Somebody flushes it, as Docker's start may.
+        cluster.run(1, &format!("iptables-{flavour} -F FORWARD"));
+        let back = || cluster.run(1, &format!("iptables-{flavour} -S FORWARD")).contains("FERROVIA-PODS");
+        assert!(eventually(SOON, back), "{flavour}: {}", cluster.log(1));
+    }
+}
+
+#[test]
+fn somebody_elses_changes_to_the_rules_are_undone() {
+    let cluster = Cluster::new(2, &["--proxy-mode=iptables", "--iptables-flavour=nft"]);
+    let masquerades = || {
+        let tables = cluster.run(1, "nft list tables");
+        tables.contains("ip ferrovia-pods")
+            && cluster.run(1, "nft list table ip ferrovia-pods").contains("masquerade")
+    };
+    assert!(masquerades());
+    cluster.run(1, "nft delete table ip ferrovia-pods");
+    assert!(eventually(SOON, masquerades), "{}", cluster.log(1));
+    cluster.run(1, "nft flush chain ip ferrovia-pods postrouting");
+    assert!(eventually(SOON, masquerades), "{}", cluster.log(1));
+}
+
+#[test]
+fn runtimes_are_told_last_and_cleanup_takes_all_away() {
+    let cluster = Cluster::new(2, &["--proxy-mode=nftables"]);
+    let namespace = &cluster.mesh.node(1).namespace;
+    let read = |path: String| namespace.run(move || fs::read_to_string(path)).unwrap();
+    let list = read(format!("{}/10-ferrovia.conflist", lab::CONFIGURATIONS)).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let plugin = &list["plugins"][0];
+    assert_eq!(plugin["ranges"], serde_json::json!(["10.244.1.0/24", "fd00:244:1::/64"]));
+    assert_eq!(plugin["mtu"], 1500);
+    let state = read(plugin["stateFile"].as_str().unwrap().to_owned()).unwrap();
+    assert!(state.contains(r#""condition":"ready""#), "{state}");
+    assert!(read("/run/cni/bin/ferrovia-cni".to_owned()).is_ok(), "the plugin is installed");
+    let Cluster { mesh, proxies } = cluster;
+    drop(proxies);
+    let cluster = Cluster { mesh, proxies: Vec::new() };
+    assert_eq!(cluster.routes(1, "-4").len(), 1, "routes outlive the process");
+    for _ in 0..2 {
+        cluster.run(1, &format!("{PROGRAM} cleanup --cni-conf-dir {}", lab::CONFIGURATIONS));
+        assert_eq!(cluster.routes(1, "-4"), [] as [&str; 0]);
+        assert_eq!(cluster.routes(1, "-6"), [] as [&str; 0]);
+        assert!(!cluster.run(1, "nft list tables").contains("ferrovia"));
+        let left = cluster.mesh.node(1).namespace.run(|| fs::read_dir(lab::CONFIGURATIONS).unwrap().count());
+        assert_eq!(left.unwrap(), 0);
+    }
+}
