@@ -111,6 +111,7 @@ impl Style {
     fn prerouting(&self) -> Vec<Rule> {
         let known = Rule::new([Statement::IsTransparent, self.marking(Mark::Packet), accept()]);
         let mut rules = vec![known, self.leading(SetId(Set::Captured, Keying::Address), PROXY), replies()];
+        rules.extend(self.leaving_claimed([Set::Reject]));
         rules.extend(self.enter_node(TO_NODE));
         rules
     }
@@ -123,6 +124,7 @@ impl Style {
         let known = Rule::new([bits, original, self.marking(Mark::Packet), accept()]);
         let captured = self.leading(SetId(Set::Captured, Keying::Address), OWN_PROXY);
         let mut rules = vec![known, captured, replies()];
+        rules.extend(self.leaving_claimed([Set::Reject]));
         rules.extend(self.enter_node(OWN_TO_NODE));
         rules
     }
@@ -189,11 +191,18 @@ impl Style {
         }
     }
 
+    /// What a Service has at an address is no NodePort's, also where the address is one of the node's own.
+    fn leaving_claimed(&self, sets: impl IntoIterator<Item = Set>) -> impl Iterator<Item = Rule> {
+        let accepting = |set| Rule::new([self.is_in(SetId(set, Keying::Address)), accept()]);
+        sets.into_iter().map(accepting)
+    }
+
     fn enter_admission(&self, path: Path) -> Vec<Rule> {
         let known = Statement::Any(Selector::CtState, ESTABLISHED | RELATED);
         // What has the mark was judged when the node sent it.
         let mut rules = vec![Rule::new([known, accept()]), Rule::new([self.is_captured(), accept()])];
         rules.extend(self.admission(Keying::Address, path));
+        rules.extend(self.leaving_claimed([Set::Captured, Set::Reject]));
         rules.extend(self.enter_node(match path {
             Path::Prerouting => NODE_ADMISSION,
             Path::Output => OWN_NODE_ADMISSION,
