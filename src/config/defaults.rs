@@ -166,6 +166,7 @@ pub(super) fn fill_own(own: &mut FerroviaConfiguration) {
         value(&mut own.non_masquerade_cidrs, Vec::new());
         text_unless_empty(&mut own.cni_conf_dir, "/etc/cni/net.d");
         text_unless_empty(&mut own.cni_bin_dir, "/opt/cni/bin");
+        text_unless_empty(&mut own.cni_data_dir, "/var/lib/cni/ferrovia");
     }
 }
 

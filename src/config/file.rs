@@ -199,6 +199,8 @@ pub struct FerroviaConfiguration {
     pub cni_bin_dir: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cni_plugin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cni_data_dir: Option<String>,
 }
 
 #[derive(Deserialize)]

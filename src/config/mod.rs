@@ -183,6 +183,8 @@ pub struct PodNetwork {
     pub cni_bin_dir: PathBuf,
     /// The plugin to be installed there; `None` is the one beside this program.
     pub cni_plugin: Option<PathBuf>,
+    /// Where the plugin keeps which pod has which addresses.
+    pub cni_data_dir: PathBuf,
 }
 
 /// What makes packets to virtual addresses this node's own, which IPVS needs to see them.

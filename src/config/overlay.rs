@@ -256,5 +256,6 @@ impl Overlay {
         self.text("cni-conf-dir", &flags.cni_conf_dir, &mut own.cni_conf_dir);
         self.text("cni-bin-dir", &flags.cni_bin_dir, &mut own.cni_bin_dir);
         self.text("cni-plugin", &flags.cni_plugin, &mut own.cni_plugin);
+        self.text("cni-data-dir", &flags.cni_data_dir, &mut own.cni_data_dir);
     }
 }

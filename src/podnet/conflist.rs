@@ -1,13 +1,14 @@
 //! What container runtimes read: the network configuration, and the plugin that it names.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde_json::json;
 
+use super::cni::Version;
 use super::files::{self, Lifetime};
 
 /// Runtimes take the first one by name.
@@ -17,10 +18,13 @@ pub const PLUGIN: &str = "ferrovia-cni";
 pub const CONFIGURATIONS: &str = "/etc/cni/net.d";
 /// What the plugin is told of the node. Below `/run`, so that a boot forgets it.
 pub const STATE: &str = "/run/ferrovia/pod-network.json";
-const NETWORK: &str = "ferrovia";
-/// For runtimes that know no list of versions, which came with 1.1.0.
-const CNI_VERSION: &str = "1.0.0";
-const CNI_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const NETWORK: &str = "ferrovia";
+/// What is compared at a time, in bytes.
+const BLOCK: usize = 64 << 10;
+/// For runtimes that know no list of versions, which came with 1.1.0. They refuse results of a version that they do not know;
+/// 1.0.0 is known to containerd since 1.6, CRI-O since 1.23 and podman since 4.0. Others take the newest one that they know
+/// from the list, which gives containerd 2.0 STATUS and GC.
+const WITHOUT_LIST: Version = Version::V1_0_0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConflistError {
@@ -43,6 +47,8 @@ pub struct Places {
     pub plugins: PathBuf,
     /// The plugin to be installed; `None` where somebody else does that.
     pub plugin: Option<PathBuf>,
+    /// Where the plugin keeps which pod has which addresses.
+    pub leases: PathBuf,
     /// What the plugin is told of the node. Below `/run`, so that a boot forgets it.
     pub state: PathBuf,
 }
@@ -71,6 +77,7 @@ pub fn render(links: &PodLinks, places: &Places) -> String {
     let mut plugin = json!({
         "type": PLUGIN,
         "ranges": links.ranges.iter().map(IpNet::to_string).collect::<Vec<_>>(),
+        "dataDir": places.leases,
         "stateFile": places.state,
         "capabilities": {"portMappings": true, "bandwidth": true, "mac": true},
     });
@@ -78,8 +85,8 @@ pub fn render(links: &PodLinks, places: &Places) -> String {
         plugin["mtu"] = json!(mtu);
     }
     let list = json!({
-        "cniVersion": CNI_VERSION,
-        "cniVersions": CNI_VERSIONS,
+        "cniVersion": WITHOUT_LIST.as_str(),
+        "cniVersions": Version::ALL.map(Version::as_str),
         "name": NETWORK,
         "plugins": [plugin],
     });
@@ -110,36 +117,94 @@ pub fn remove(configurations: &Path, state: &Path) -> Result<(), ConflistError> 
     Ok(())
 }
 
-/// Puts the plugin where the runtime looks for it. By rename, as one that runs cannot be written to (`ETXTBSY`) and one
-/// that is half there must not be run.
-pub fn install(places: &Places) -> Result<(), ConflistError> {
-    let to = places.installed();
-    let Some(from) = &places.plugin else {
-        return if to.exists() { Ok(()) } else { Err(ConflistError::NoPlugin(to)) };
-    };
-    if !from.exists() {
-        return Err(ConflistError::NoPlugin(from.clone()));
-    }
-    copy(from, &to).map_err(|source| ConflistError::Install { from: from.clone(), to, source })
+/// Puts the plugin where the runtime looks for it, whenever it is not there or another one.
+#[derive(Debug, Default)]
+pub struct Installer {
+    /// Two files that were found to be the same.
+    same: Option<[Fingerprint; 2]>,
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let content = fs::read(from)?;
-    if fs::read(to).is_ok_and(|before| before == content) {
-        return Ok(());
+/// By which a file that was written or exchanged is told without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Installer {
+    pub fn install(&mut self, places: &Places) -> Result<(), ConflistError> {
+        let to = places.installed();
+        let Some(from) = &places.plugin else {
+            return if to.exists() { Ok(()) } else { Err(ConflistError::NoPlugin(to)) };
+        };
+        if !from.exists() {
+            return Err(ConflistError::NoPlugin(from.clone()));
+        }
+        let installed = self.put(from, &to);
+        installed.map_err(|source| ConflistError::Install { from: from.clone(), to, source })
     }
+
+    fn put(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let found = || Ok::<_, io::Error>([Fingerprint::of(from)?, Fingerprint::of(to)?]);
+        if self.same.is_some() && self.same == found().ok() {
+            return Ok(());
+        }
+        if !is_same(from, to).unwrap_or_default() {
+            copy(from, to)?;
+        }
+        self.same = Some(found()?);
+        Ok(())
+    }
+}
+
+impl Fingerprint {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::metadata(path)?;
+        let modified = (file.mtime(), file.mtime_nsec());
+        Ok(Fingerprint { device: file.dev(), inode: file.ino(), length: file.len(), modified })
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    let mut left = one.metadata()?.len();
+    if other.metadata()?.len() != left {
+        return Ok(false);
+    }
+    let mut buffers = [vec![0; BLOCK], vec![0; BLOCK]];
+    while left > 0 {
+        let [a, b] = &mut buffers;
+        let length = left.min(BLOCK as u64) as usize;
+        one.read_exact(&mut a[..length])?;
+        other.read_exact(&mut b[..length])?;
+        if a[..length] != b[..length] {
+            return Ok(false);
+        }
+        left -= length as u64;
+    }
+    Ok(true)
+}
+
+/// By rename, as a program that runs cannot be written to (`ETXTBSY`) and one that is half there must not be run.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(directory) = to.parent() {
         fs::create_dir_all(directory)?;
     }
     // Hidden, as runtimes take any file here for a plugin.
     let draft = to.with_file_name(format!(".{PLUGIN}.new"));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&draft)?;
-    let written =
-        file.write_all(&content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&draft, to));
+    let written = fill(&draft, from).and_then(|()| fs::rename(&draft, to));
     if written.is_err() {
         let _ = fs::remove_file(&draft);
     }
     written
+}
+
+fn fill(draft: &Path, from: &Path) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(draft)?;
+    io::copy(&mut File::open(from)?, &mut file)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -153,6 +218,7 @@ mod tests {
             configurations: root.join("net.d"),
             plugins: root.join("bin"),
             plugin: Some(root.join("image/ferrovia-cni")),
+            leases: root.join("leases"),
             state: root.join("state.json"),
         }
     }
@@ -196,18 +262,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let places = places(directory.path());
         let from = places.plugin.clone().unwrap();
-        assert!(matches!(install(&places), Err(ConflistError::NoPlugin(path)) if path == from));
+        let mut installer = Installer::default();
+        assert!(matches!(installer.install(&places), Err(ConflistError::NoPlugin(path)) if path == from));
         fs::create_dir_all(from.parent().unwrap()).unwrap();
         fs::copy("/bin/sleep", &from).unwrap();
-        install(&places).unwrap();
+        installer.install(&places).unwrap();
         let installed = places.installed();
         assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
         let mut running = std::process::Command::new(&installed).arg("60").spawn().unwrap();
         fs::copy("/bin/true", &from).unwrap();
-        install(&places).unwrap();
+        installer.install(&places).unwrap();
         running.kill().unwrap();
         running.wait().unwrap();
         assert_eq!(fs::read(&installed).unwrap(), fs::read(&from).unwrap());
         assert_eq!(fs::read_dir(&places.plugins).unwrap().count(), 1, "no other file is left");
+        let inode = || fs::metadata(&installed).unwrap().ino();
+        let before = inode();
+        installer.install(&places).unwrap();
+        Installer::default().install(&places).unwrap();
+        assert_eq!(inode(), before, "one that is the same stays");
+        fs::write(&installed, "of somebody else").unwrap();
+        installer.install(&places).unwrap();
+        assert_eq!(fs::read(&installed).unwrap(), fs::read(&from).unwrap());
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::conflist::{self, Places, PodLinks};
+use super::conflist::{self, Installer, Places, PodLinks};
 use super::firewall::{Firewall, Policy, Written};
 use super::host_gw::HostGw;
 use super::problem::{Obstacle, Problem};
@@ -31,6 +31,8 @@ pub enum Input {
     Object(Event),
     /// Somebody else did something to routes, links or addresses.
     Kernel(Vec<Notice>),
+    /// Somebody else may have done something to rules.
+    Rules,
 }
 
 impl From<Event> for Input {
@@ -41,9 +43,11 @@ impl From<Event> for Input {
 
 /// Inputs taken up before anything is written.
 const BATCH: usize = 4096;
-/// How often rules are looked after. nf_tables and iptables tell of changes in ways that cannot be waited for together
-/// with routes; a look costs two system calls.
+/// How often rules and files are looked after. nf_tables tells of changes as they happen; of those in x_tables nobody does, and
+/// a look costs a few system calls.
 const RULES_PERIOD: Duration = Duration::from_secs(2);
+/// Between two looks at rules, however much others do to theirs.
+const RULES_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the operator chose.
 #[derive(Clone, Debug)]
@@ -63,8 +67,10 @@ pub struct Driver<R> {
     routes: Progress,
     rules: Progress,
     rules_due: Instant,
+    rules_looked: Instant,
     policies: Vec<Policy>,
     node: ThisNode,
+    installer: Installer,
 }
 
 /// How far one part of the work has come.
@@ -97,8 +103,10 @@ impl<R: Routes> Driver<R> {
             routes: Progress::NotYet,
             rules: Progress::NotYet,
             rules_due: now,
+            rules_looked: now,
             policies: Vec::new(),
             node: ThisNode::default(),
+            installer: Installer::default(),
         }
     }
 
@@ -112,6 +120,9 @@ impl<R: Routes> Driver<R> {
                     for input in std::iter::once(first).chain(inputs.try_iter()).take(BATCH) {
                         match input {
                             Input::Object(event) => self.host_gw.handle(&event, Instant::now()),
+                            Input::Rules => {
+                                self.rules_due = self.rules_due.min(self.rules_looked + RULES_PAUSE);
+                            }
                             Input::Kernel(notices) => {
                                 notices.into_iter().for_each(|notice| self.notice(notice))
                             }
@@ -130,7 +141,10 @@ impl<R: Routes> Driver<R> {
             Notice::Link(link) | Notice::Address { link, .. } => {
                 self.node.links_changed |= uplink.is_none_or(|uplink| uplink == link);
             }
-            Notice::Lost => self.node.links_changed = true,
+            Notice::Lost => {
+                tracing::warn!("Notifications about routes were lost; reading everything again");
+                self.node.links_changed = true;
+            }
             Notice::OwnRoute(_) | Notice::OtherRoute(_) => {}
         }
         self.host_gw.notice(notice);
@@ -150,18 +164,36 @@ impl<R: Routes> Driver<R> {
             return;
         }
         let is_routing = self.host_gw.is_due(now) && self.pace.not_before <= now;
+        let is_looking = is_routing || self.node.links_changed;
         if is_routing {
+            self.host_gw.look(now);
+        }
+        if is_looking {
+            self.look_at_node();
+        }
+        if is_routing {
+            self.widen_rules();
             self.sync_routes(now);
         }
-        if is_routing || self.node.links_changed {
-            self.look_at_node();
+        if is_looking {
             self.policies = self.policies();
         }
         if is_routing || self.rules_due <= now {
+            self.rules_looked = now;
             self.rules_due = now + RULES_PERIOD;
-            self.sync_rules();
+            self.sync_rules(&self.policies.clone());
             self.publish();
         }
+    }
+
+    /// Whoever is reached directly must not see this node's address instead of a pod's, not even at first: rules know of
+    /// networks before there are routes to them, and until these are gone.
+    fn widen_rules(&mut self) {
+        let mut policies = self.policies();
+        for (policy, before) in policies.iter_mut().zip(&self.policies) {
+            policy.widen(before);
+        }
+        self.sync_rules(&policies);
     }
 
     fn sync_routes(&mut self, started: Instant) {
@@ -217,12 +249,13 @@ impl<R: Routes> Driver<R> {
         families.map(|family| Policy::new(family, &self.node.networks, inside())).collect()
     }
 
-    fn sync_rules(&mut self) {
+    fn sync_rules(&mut self, policies: &[Policy]) {
         let mut progress = Progress::Done;
-        for (firewall, policy) in self.firewalls.iter_mut().zip(&self.policies) {
+        for (firewall, policy) in self.firewalls.iter_mut().zip(policies) {
             match firewall.sync(policy) {
                 Ok(Written::Nothing) => {}
                 Ok(Written::Rules) => self.reporter.rules(policy),
+                Ok(Written::Repair) => self.reporter.rules_repaired(policy),
                 Err(error) => progress = Progress::Failed(format!("{:#}", anyhow::Error::new(error))),
             }
         }
@@ -245,7 +278,7 @@ impl<R: Routes> Driver<R> {
             };
             let places = &self.settings.places;
             // The state first: a plugin that is called at once must find it.
-            let written = conflist::install(places).map_err(anyhow::Error::from);
+            let written = self.installer.install(places).map_err(anyhow::Error::from);
             let written = written.and_then(|()| self.tell(&status));
             let written = written.and_then(|()| Ok(conflist::write(&links, &self.settings.places)?));
             if let Err(error) = written {

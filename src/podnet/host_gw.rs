@@ -92,7 +92,10 @@ impl<R: Routes> HostGw<R> {
                     self.disturbed = true;
                 }
             }
-            Notice::Lost => self.forget_everything(),
+            Notice::Lost => {
+                self.forget_everything();
+                self.disturbed = true;
+            }
         }
     }
 
@@ -134,6 +137,12 @@ impl<R: Routes> HostGw<R> {
 
     pub fn is_listed(&self) -> bool {
         self.nodes.is_listed()
+    }
+
+    /// Learns what there is to be known, and changes nothing. What fails is met again by [`sync`](Self::sync).
+    pub fn look(&mut self, now: Instant) {
+        self.take_changes(now);
+        let _ = self.learn_ways();
     }
 
     /// Brings the kernel to what the Nodes say. To be called once all of them are listed.

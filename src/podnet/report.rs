@@ -132,6 +132,11 @@ impl Reporter {
         tracing::info!(family = %policy.family, pods, inside, "Wrote rules for packets of pods");
     }
 
+    pub fn rules_repaired(&self, policy: &Policy) {
+        self.metrics.own.pod_route_repairs.inc();
+        tracing::warn!(family = %policy.family, "Rules for packets of pods were gone or changed; repaired");
+    }
+
     pub fn rules_failed(&self, reason: &str) {
         tracing::error!(error = reason, "Cannot write rules for packets of pods; it is tried again");
     }

@@ -81,6 +81,7 @@ fn places(network: &config::PodNetwork) -> Places {
         configurations: network.cni_conf_dir.clone(),
         plugins: network.cni_bin_dir.clone(),
         plugin: network.cni_plugin.clone().or_else(beside),
+        leases: network.cni_data_dir.clone(),
         state: PathBuf::from(conflist::STATE),
     }
 }
@@ -97,8 +98,14 @@ impl Pods {
         events: EventRecorder,
         condition: NodeCondition,
     ) -> anyhow::Result<()> {
-        let Pods { node_name, routes, watch, firewalls, settings, inputs, received } = self;
+        let Pods { node_name, routes, watch, mut firewalls, settings, inputs, received } = self;
         let reporter = Reporter::new(Arc::clone(&node_name), metrics, health, events, condition);
+        for firewall in &mut firewalls {
+            let inputs = inputs.clone();
+            // Nobody listens any more: stopping already.
+            let ring = move || drop(inputs.send(Input::Rules));
+            firewall.alert(Box::new(ring)).context("cannot wait for changes of others")?;
+        }
         let mut driver = Driver::new(HostGw::new(node_name, routes), firewalls, settings, reporter);
         spawn("routes", move || follow(watch, &inputs))?;
         spawn("pods", move || driver.run(&received))

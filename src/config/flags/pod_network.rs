@@ -21,4 +21,7 @@ pub struct PodNetwork {
     /// The plugin to be installed there [default: ferrovia-cni, beside this program]
     #[arg(long, value_name = "FILE")]
     pub cni_plugin: Option<String>,
+    /// Where the plugin keeps which pod has which addresses [default: /var/lib/cni/ferrovia]
+    #[arg(long, value_name = "DIR")]
+    pub cni_data_dir: Option<String>,
 }

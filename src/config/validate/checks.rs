@@ -13,7 +13,7 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 49] = [
+const FLAGS: [(&str, &str); 50] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
@@ -21,6 +21,7 @@ const FLAGS: [(&str, &str); 49] = [
     ("clusterCIDR", "cluster-cidr"),
     ("cniBinDir", "cni-bin-dir"),
     ("cniConfDir", "cni-conf-dir"),
+    ("cniDataDir", "cni-data-dir"),
     ("cniPlugin", "cni-plugin"),
     ("configSyncPeriod", "config-sync-period"),
     ("conntrack.maxPerCore", "conntrack-max-per-core"),
@@ -253,6 +254,7 @@ mod tests {
             cni_conf_dir: text(),
             cni_bin_dir: text(),
             cni_plugin: text(),
+            cni_data_dir: text(),
             ..Default::default()
         };
         let own = serde_json::to_value(own).unwrap();

@@ -15,12 +15,14 @@ pub fn pod_network(checks: &mut Checks, own: &FerroviaConfiguration) -> Option<P
         cni_conf_dir: path(checks, "cniConfDir", &own.cni_conf_dir).unwrap_or_default(),
         cni_bin_dir: path(checks, "cniBinDir", &own.cni_bin_dir).unwrap_or_default(),
         cni_plugin: path(checks, "cniPlugin", &own.cni_plugin),
+        cni_data_dir: path(checks, "cniDataDir", &own.cni_data_dir).unwrap_or_default(),
     };
     match own.pod_network.as_deref() {
         Some("host-gw") => Some(network),
         None | Some("none") => {
-            let unused =
-                [&own.cni_conf_dir, &own.cni_bin_dir, &own.cni_plugin].iter().any(|text| text.is_some());
+            let unused = [&own.cni_conf_dir, &own.cni_bin_dir, &own.cni_plugin, &own.cni_data_dir]
+                .iter()
+                .any(|text| text.is_some());
             if unused || own.non_masquerade_cidrs.as_ref().is_some_and(|list| !list.is_empty()) {
                 checks.warn("options of the pod network have no effect without --pod-network=host-gw");
             }

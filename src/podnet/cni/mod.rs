@@ -37,7 +37,8 @@ use serde::Serialize;
 use config::Config;
 use error::CniError;
 use parameters::{Command, Environment, Parameters};
-use version::{SupportedVersions, Version};
+use version::SupportedVersions;
+pub use version::Version;
 
 /// The plugin, from its environment and standard input to its exit code.
 pub fn main() -> ExitCode {

@@ -69,11 +69,13 @@ impl<D: Door> Iptables<D> {
         if self.held.as_ref().is_some_and(|(held, at)| *held == rules && *at == stamp) {
             return Ok(Written::Nothing);
         }
+        let was_there = self.held.as_ref().is_some_and(|(held, _)| *held == rules);
         let found = self.find()?;
         let written = match self.part.purpose {
             Purpose::Forward if found.policy == ForwardPolicy::Accept => self.retract(&found)?,
             _ => self.put(&rules, &found)?,
         };
+        let written = if was_there && written == Written::Rules { Written::Repair } else { written };
         self.held = Some((rules, self.door.stamp()?));
         Ok(written)
     }

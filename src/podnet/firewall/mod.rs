@@ -4,10 +4,12 @@
 mod iptables;
 mod nftables;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::kernel::alarm::Ring;
 use crate::kernel::iptables::{self as door, Door, Flavour, Programs};
 use crate::kernel::nftables::NftablesError;
 use crate::kernel::nftables::events::SubscriptionError;
@@ -55,6 +57,12 @@ impl Policy {
         inside.dedup();
         Policy { family, pods: of_family(pods.to_vec()), inside }
     }
+
+    /// Adds what another one has inside.
+    pub fn widen(&mut self, other: &Policy) {
+        let inside = self.inside.iter().chain(&other.inside).copied().collect::<Vec<_>>();
+        *self = Policy::new(self.family, &self.pods, inside);
+    }
 }
 
 fn never(family: Family) -> Vec<IpNet> {
@@ -94,10 +102,12 @@ fn usable(family: Family, flavour: Option<Flavour>) -> Result<Programs, door::Er
 }
 
 /// What one sync of rules did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Written {
     Nothing,
     Rules,
+    /// The same as before, as somebody else had changed them.
+    Repair,
 }
 
 impl Firewall {
@@ -136,11 +146,18 @@ impl Firewall {
         };
         let mut written = masquerade;
         for iptables in &mut self.forward {
-            if iptables.sync(policy)? == Written::Rules {
-                written = Written::Rules;
-            }
+            written = written.max(iptables.sync(policy)?);
         }
         Ok(written)
+    }
+
+    /// Rings whenever somebody else may have changed rules, where the kernel tells: of nf_tables, to which iptables-nft
+    /// belongs.
+    pub fn alert(&mut self, ring: Ring) -> io::Result<()> {
+        match &mut self.masquerade {
+            Masquerade::Nftables(nftables) => nftables.alert(ring),
+            Masquerade::Iptables(_) => Ok(()),
+        }
     }
 }
 

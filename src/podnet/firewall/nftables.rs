@@ -3,10 +3,12 @@
 //! Accepting in another table does not help where a chain drops what is forwarded, so that is not done here.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use ipnet::IpNet;
 
 use super::{Error, Policy, Written};
+use crate::kernel::alarm::{Alarm, Ring};
 use crate::kernel::nftables::chain::{ChainKind, Hook};
 use crate::kernel::nftables::datatype::Datatype;
 use crate::kernel::nftables::events::{Event, Subscription};
@@ -34,6 +36,9 @@ pub struct Nftables {
     watch: Subscription,
     /// What the table says; `None` where that is not known.
     held: Option<Policy>,
+    /// Somebody else changed it.
+    disturbed: bool,
+    alarm: Option<Alarm>,
 }
 
 impl Nftables {
@@ -43,7 +48,7 @@ impl Nftables {
         let table = Table::new(family, TABLE);
         door.generation()?;
         let watch = Subscription::open(&table, door.port())?;
-        let mut nftables = Nftables { table, door, watch, held: None };
+        let mut nftables = Nftables { table, door, watch, held: None, disturbed: false, alarm: None };
         nftables.probe()?;
         Ok(nftables)
     }
@@ -59,9 +64,9 @@ impl Nftables {
     }
 
     pub fn sync(&mut self, policy: &Policy) -> Result<Written, Error> {
-        let mut disturbed = false;
-        self.watch.read(&mut |event| disturbed |= matches!(event, Event::Changed(..) | Event::Lost))?;
-        if disturbed {
+        let disturbed = &mut self.disturbed;
+        self.watch.read(&mut |event| *disturbed |= matches!(event, Event::Changed(..) | Event::Lost))?;
+        if self.disturbed {
             self.held = None;
         }
         let transaction = match &self.held {
@@ -74,7 +79,12 @@ impl Nftables {
         self.held = None;
         self.door.commit(&transaction)?;
         self.held = Some(policy.clone());
-        Ok(Written::Rules)
+        Ok(if std::mem::take(&mut self.disturbed) { Written::Repair } else { Written::Rules })
+    }
+
+    pub fn alert(&mut self, ring: Ring) -> io::Result<()> {
+        self.alarm = Some(Alarm::set(&self.watch, ring)?);
+        Ok(())
     }
 }
 
