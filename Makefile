@@ -11,7 +11,7 @@ PACKAGES_BUILD := gcc libc6-dev
 # What the tests read the kernel back with, so that they do not rely on this project's own readers.
 # The kernel of the host may lack IPVS, so that its cases run in a guest kernel.
 PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus ipset ipvsadm user-mode-linux \
-	iputils-arping iputils-ping containernetworking-plugins strace curl python3 python3-pip
+	iputils-arping iputils-ping containernetworking-plugins podman crun strace curl python3 python3-pip
 
 .PHONY: all build demo test lint check unit bench clean packages-run packages-test pyroute2 cargo-deny
 

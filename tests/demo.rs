@@ -35,6 +35,7 @@ fn needs_no_root_where_there_are_user_namespaces() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("ferrovia");
     fs::copy(PROGRAM, &program).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_ferrovia-cni"), directory.path().join("ferrovia-cni")).unwrap();
     let demo = |arguments: &[&str]| {
         let mut command = Command::new(&program);
         command.arg("demo").args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/").output().unwrap()
@@ -85,9 +86,10 @@ fn shows_pods_of_three_nodes() {
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}\n{errors}");
     for line in [
-        "10.244.1.5      pod     10.244.2.6     10.244.1.5",
-        "10.244.3.5      pod     10.244.1.6     10.244.3.5",
-        "10.244.2.5      outside 172.18.0.1     172.18.0.12",
+        "ferrovia-cni has attached 2 pods on each",
+        "10.244.1.1      pod     10.244.2.2     10.244.1.1",
+        "10.244.3.1      pod     10.244.1.2     10.244.3.1",
+        "10.244.2.1      outside 172.18.0.1     172.18.0.12",
         "10.244.2.0/24 via 172.18.0.12 dev eth0",
         "All requests were answered, none failed.",
     ] {

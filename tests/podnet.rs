@@ -1,8 +1,12 @@
-//! The pod network of the whole program, in namespaces: three nodes on one segment, whose proxies alone know the ways.
+//! The pod network of the whole program, in namespaces: three nodes on one segment, whose proxies alone know the ways, and
+//! whose pods are attached by a runtime that calls the plugin with what the proxies have written.
 
 mod api;
 mod faults;
+mod lost;
 mod mesh;
+mod podman;
+mod pods;
 mod services;
 
 use std::fs;
@@ -15,8 +19,12 @@ use ferrovia::lab::mesh::{self as lab, Mesh};
 use ferrovia::lab::proxy::Proxy;
 use ferrovia::lab::{Observed, POD_PORT};
 use ferrovia::model::{Family, Protocol};
+use serde_json::{Value, json};
 
 use crate::common::rig::{PATIENCE, PROGRAM, SOON, eventually};
+
+/// On each node, unless a case says otherwise.
+const PODS: u8 = 2;
 
 /// Nodes with a proxy each, all of one mode.
 struct Cluster {
@@ -25,7 +33,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// As many nodes as asked for, all of which know each other.
+    /// As many nodes as asked for, all of which know each other, with two pods each.
     fn new(nodes: u8, flags: &[&str]) -> Self {
         let cluster = Self::without_proxies(nodes);
         let manifests: String = cluster.mesh.nodes().map(|node| lab::manifest(node, node)).collect();
@@ -49,7 +57,31 @@ impl Cluster {
                 .wait_until_ready(node, proxy, PATIENCE)
                 .unwrap_or_else(|error| panic!("{:#}", anyhow::Error::new(error)));
         }
+        for node in self.mesh.nodes() {
+            for _ in 0..PODS {
+                self.attach(node, json!({}));
+            }
+        }
         self
+    }
+
+    /// Starts a pod with these capabilities and returns its number on that node.
+    fn attach(&mut self, node: u8, capabilities: Value) -> u8 {
+        let attached = self.mesh.attach_with(node, capabilities);
+        attached.unwrap_or_else(|error| panic!("{:#}\n{}", anyhow::Error::new(error), self.log(node)))
+    }
+
+    fn pod(&self, node: u8, number: u8, family: Family) -> IpAddr {
+        self.mesh.pod(node, number, family).unwrap()
+    }
+
+    /// `kill -9`, and another one in its place.
+    fn restart(&mut self, node: u8, flags: &[&str]) {
+        self.proxies[usize::from(node) - 1].kill();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut proxy = self.mesh.start(node, Path::new(PROGRAM), &flags).unwrap();
+        self.mesh.wait_until_ready(node, &mut proxy, PATIENCE).unwrap();
+        self.proxies[usize::from(node) - 1] = proxy;
     }
 
     fn log(&self, node: u8) -> String {
@@ -107,8 +139,4 @@ fn run(host: &ferrovia::kernel::netns::Namespace, line: &str) -> String {
         command.args(words).output().unwrap_or_else(|error| panic!("this test needs {program}: {error}"));
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
-}
-
-fn pod(node: u8, number: u8) -> [IpAddr; 2] {
-    Family::ALL.map(|family| lab::pod(node, number, family))
 }

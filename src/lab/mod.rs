@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod proxy;
 mod responder;
 pub mod runner;
+pub mod runtime;
 mod sctp;
 mod topology;
 
@@ -34,6 +35,7 @@ use crate::kernel::netns::{Namespace, NamespaceError};
 use crate::kernel::rtnetlink::NetworkError;
 use crate::model::Protocol;
 use responder::Responder;
+use runtime::CniFailure;
 
 /// The node on which the proxy runs.
 pub const HERE: &str = "here";
@@ -54,6 +56,8 @@ pub enum LabError {
     Sysctl { path: String, value: &'static str, source: io::Error },
     #[error("no host of the lab has the address {0}")]
     NoSuchHost(IpAddr),
+    #[error("there is no pod {0}")]
+    NoSuchPod(String),
     #[error("cannot serve {protocol} on {address}")]
     Listen { address: SocketAddr, protocol: Protocol, source: io::Error },
     #[error("cannot open a socket on {from}")]
@@ -70,6 +74,8 @@ pub enum LabError {
     ProxyEnded { log: String },
     #[error("the proxy is not healthy after {patience:?}: {answer}. Its last words:\n{log}")]
     NotHealthy { patience: Duration, answer: String, log: String },
+    #[error(transparent)]
+    Cni(#[from] CniFailure),
     #[error("cannot get http://{server}")]
     Get { server: SocketAddr, source: io::Error },
 }
@@ -88,14 +94,18 @@ impl Lab {
 
     fn of(hosts: Vec<Host>) -> Result<Self, LabError> {
         let lab = Lab { hosts, responder: Responder::start().map_err(LabError::Responder)? };
-        for pod in lab.hosts.iter().filter(|host| host.is_pod()) {
-            for address in pod.addresses.clone() {
-                for protocol in [Protocol::Tcp, Protocol::Udp] {
-                    lab.listen(SocketAddr::new(address, POD_PORT), protocol)?;
-                }
+        lab.hosts.iter().filter(|host| host.is_pod()).try_for_each(|pod| lab.serve(pod))?;
+        Ok(lab)
+    }
+
+    /// On [`POD_PORT`] of all addresses of a host.
+    fn serve(&self, host: &Host) -> Result<(), LabError> {
+        for address in host.addresses.clone() {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                self.listen(SocketAddr::new(address, POD_PORT), protocol)?;
             }
         }
-        Ok(lab)
+        Ok(())
     }
 
     pub fn hosts(&self) -> &[Host] {

@@ -126,8 +126,7 @@ fn build_pods(node: &Host, network_number: u8) -> Result<Vec<Host>, LabError> {
     PODS.map(|number| attach_pod(node, network_number, number)).collect()
 }
 
-/// A pod on a node, as a CNI plugin would make it.
-pub(super) fn attach_pod(node: &Host, network_number: u8, number: u8) -> Result<Host, LabError> {
+fn attach_pod(node: &Host, network_number: u8, number: u8) -> Result<Host, LabError> {
     let pod = host(&format!("{}/{number}", node.name), pod_addresses(network_number, number))?;
     node.namespace.run(|| connect_pod(&pod, number))??;
     pod.namespace.run(|| route_pod(&pod, node))??;

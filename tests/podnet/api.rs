@@ -1,7 +1,5 @@
 //! Nodes from an API server, and what it is told.
 
-use serde_json::{Value, json};
-
 use super::*;
 use crate::common::apiserver::{ApiServer, Fault, Verb, What};
 

@@ -32,7 +32,7 @@ fn n3_a_node_joins_leaves_and_changes_its_address() {
     cluster.expect_routes_soon(1, &[TWO]);
     cluster.mesh.write("nodes.yaml", &nodes(&[(1, 1), (2, 2), (3, 3)])).unwrap();
     cluster.expect_routes_soon(1, &[TWO, THREE]);
-    let (client, server) = (lab::pod(1, 5, Family::V4), lab::pod(3, 5, Family::V4));
+    let (client, server) = (cluster.pod(1, 1, Family::V4), cluster.pod(3, 1, Family::V4));
     cluster.expect_seen_as(client, server, client);
     // Or the new address would go with the old one.
     cluster.run(3, "sysctl -q -w net.ipv4.conf.all.promote_secondaries=1");
@@ -116,7 +116,7 @@ fn a_link_that_goes_down_and_comes_back_has_its_routes() {
     cluster.expect_routes_soon(1, &[]);
     cluster.run(1, "ip link set eth0 up");
     cluster.expect_routes_soon(1, &[TWO]);
-    let (client, server) = (lab::pod(1, 5, Family::V4), lab::pod(2, 5, Family::V4));
+    let (client, server) = (cluster.pod(1, 1, Family::V4), cluster.pod(2, 1, Family::V4));
     cluster.expect_seen_as(client, server, client);
 }
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::Arguments;
-use crate::lab::mesh::{self, Mesh, PODS};
+use crate::lab::mesh::{self, Mesh};
 use crate::lab::proxy::Proxy;
-use crate::lab::{Observed, POD_PORT};
+use crate::lab::{LabError, Observed, POD_PORT};
 use crate::model::{Family, Protocol};
 
 const START: Duration = Duration::from_secs(30);
@@ -21,13 +21,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a Service may take to be programmed on all nodes.
 const SETTLING: Duration = Duration::from_secs(10);
 const SERVICE: &str = "10.96.0.10:80";
+/// On each node.
+const PODS: u8 = 2;
 
 pub fn run(nodes: u8, arguments: &Arguments, interrupted: &AtomicBool) -> anyhow::Result<ExitCode> {
-    let mesh = Mesh::new(nodes).context("cannot set up the lab")?;
+    let mut mesh = Mesh::new(nodes).context("cannot set up the lab")?;
     println!("ferrovia demo: {nodes} nodes on one segment that know no way to each other's pods\n");
     let started = Instant::now();
     let _proxies = start(&mesh, arguments)?;
-    println!("{:4.1} s  all {nodes} proxies are ready\n", started.elapsed().as_secs_f32());
+    println!("{:4.1} s  all {nodes} proxies are ready", started.elapsed().as_secs_f32());
+    attach(&mut mesh)?;
+    println!("{:4.1} s  ferrovia-cni has attached {PODS} pods on each\n", started.elapsed().as_secs_f32());
     let mut failures = 0;
     for family in Family::ALL {
         failures += show_pods(&mesh, family)?;
@@ -46,7 +50,7 @@ pub fn run(nodes: u8, arguments: &Arguments, interrupted: &AtomicBool) -> anyhow
 
 fn start(mesh: &Mesh, arguments: &Arguments) -> anyhow::Result<Vec<Proxy>> {
     let manifests: String = mesh.nodes().map(|node| mesh::manifest(node, node)).collect();
-    mesh.write("nodes.yaml", &(manifests + &service(mesh)))?;
+    mesh.write("nodes.yaml", &manifests)?;
     let mut flags = vec![format!("--proxy-mode={}", arguments.mode)];
     flags.extend(arguments.flags.iter().cloned());
     let mut proxies = Vec::new();
@@ -59,8 +63,19 @@ fn start(mesh: &Mesh, arguments: &Arguments) -> anyhow::Result<Vec<Proxy>> {
     Ok(proxies)
 }
 
+/// By the plugin that the proxies have installed, called as a container runtime does.
+fn attach(mesh: &mut Mesh) -> anyhow::Result<()> {
+    for node in mesh.nodes() {
+        for _ in 0..PODS {
+            mesh.attach(node).with_context(|| format!("cannot attach a pod on {}", mesh::name(node)))?;
+        }
+    }
+    let service = service(mesh)?;
+    Ok(mesh.write("service.yaml", &service)?)
+}
+
 /// A Service in front of one pod of each node.
-fn service(mesh: &Mesh) -> String {
+fn service(mesh: &Mesh) -> Result<String, LabError> {
     let mut text = format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: demo, name: web}}\n\
          spec: {{clusterIP: 10.96.0.10, ports: [{{port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\n\
@@ -68,12 +83,12 @@ fn service(mesh: &Mesh) -> String {
          labels: {{kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{{port: {POD_PORT}}}]\nendpoints:\n"
     );
     for node in mesh.nodes() {
-        let (pod, name) = (mesh::pod(node, PODS[1], Family::V4), mesh::name(node));
+        let (pod, name) = (mesh.pod(node, PODS, Family::V4)?, mesh::name(node));
         // Writing to a String cannot fail.
         let _ =
             writeln!(text, "  - {{addresses: [\"{pod}\"], nodeName: {name}, conditions: {{ready: true}}}}");
     }
-    text
+    Ok(text)
 }
 
 /// From a pod of each node to one of the next, to a node and to the outside. Returns how many went wrong.
@@ -82,9 +97,9 @@ fn show_pods(mesh: &Mesh, family: Family) -> anyhow::Result<usize> {
     let mut failures = 0;
     for node in mesh.nodes() {
         let next = node % mesh.nodes().end() + 1;
-        let client = mesh::pod(node, PODS[0], family);
+        let client = mesh.pod(node, 1, family)?;
         let expected = [
-            ("pod", mesh::pod(next, PODS[1], family), client),
+            ("pod", mesh.pod(next, PODS, family)?, client),
             ("node", mesh::address(next, family), client),
             ("outside", mesh::outside(family), mesh::address(node, family)),
         ];
@@ -111,7 +126,7 @@ fn show(mesh: &Mesh, client: IpAddr, server: (&str, IpAddr), as_whom: IpAddr) ->
 /// Asks through the Service until every endpoint has answered.
 fn show_service(mesh: &Mesh) -> anyhow::Result<usize> {
     let frontend: SocketAddr = SERVICE.parse()?;
-    let client = mesh::pod(1, PODS[0], Family::V4);
+    let client = mesh.pod(1, 1, Family::V4)?;
     let deadline = Instant::now() + SETTLING;
     let mut answers = std::collections::BTreeMap::<IpAddr, usize>::new();
     let mut strange = 0;
