@@ -2,18 +2,26 @@
 
 use std::path::Path;
 
+use super::cni::host_ports;
 use super::{conflist, firewall};
 use crate::kernel::routes::{KernelRoutes, RouteChange, Routes, RoutesError};
 use crate::model::Family;
 
-/// Removes routes, rules, the network configuration and the state that the plugin reads. Links of pods belong to the plugin,
-/// sysctls may be others' by now. Goes on after an error; returns all in words.
+/// Removes routes, rules, the network configuration and the state that the plugin reads. Links and ports of pods that run
+/// belong to the plugin, which takes them away with the pod; sysctls may be others' by now. Goes on after an error; returns all in words.
 pub fn cleanup(configurations: &Path, state: &Path) -> Vec<String> {
     let configuration = conflist::remove(configurations, state).err().map(anyhow::Error::from);
     let routes =
         KernelRoutes::open().and_then(|mut door| remove_routes(&mut door)).err().map(anyhow::Error::from);
     let rules = firewall::cleanup().into_iter().map(anyhow::Error::from);
-    configuration.into_iter().chain(routes).chain(rules).map(|error| format!("{error:#}")).collect()
+    let ports = host_ports::cleanup().err().map(anyhow::Error::from);
+    configuration
+        .into_iter()
+        .chain(routes)
+        .chain(rules)
+        .chain(ports)
+        .map(|error| format!("{error:#}"))
+        .collect()
 }
 
 fn remove_routes(door: &mut impl Routes) -> Result<(), RoutesError> {

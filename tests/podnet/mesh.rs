@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use ferrovia::lab::runtime::{Container, Runtime};
+
 use super::*;
 
 /// Of each node's pods one, each node, and the world outside.
@@ -107,11 +109,11 @@ fn rules_that_somebody_deletes_are_back_at_once() {
 
 #[test]
 fn runtimes_are_told_last_and_cleanup_takes_all_away() {
-    let cluster = Cluster::new(2, &["--proxy-mode=nftables"]);
+    let mut cluster = Cluster::new(2, &["--proxy-mode=nftables"]);
     let namespace = &cluster.mesh.node(1).namespace;
     let read = |path: String| namespace.run(move || fs::read_to_string(path)).unwrap();
-    let list = read(format!("{}/10-ferrovia.conflist", lab::CONFIGURATIONS)).unwrap();
-    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let kept = read(format!("{}/10-ferrovia.conflist", lab::CONFIGURATIONS)).unwrap();
+    let list: Value = serde_json::from_str(&kept).unwrap();
     let plugin = &list["plugins"][0];
     assert_eq!(plugin["ranges"], serde_json::json!(["10.244.1.0/24", "fd00:244:1::/64"]));
     assert_eq!(plugin["mtu"], 1500);
@@ -119,12 +121,40 @@ fn runtimes_are_told_last_and_cleanup_takes_all_away() {
     assert!(state.contains(r#""condition":"ready""#), "{state}");
     let plugin = namespace.run(|| fs::metadata(format!("{}/ferrovia-cni", lab::PLUGINS))).unwrap();
     assert_eq!(plugin.unwrap().permissions().mode() & 0o777, 0o755, "the plugin is installed");
+    let ports = json!({"portMappings": [{"hostPort": 8081, "containerPort": POD_PORT}]});
+    let (stays, ends) = (cluster.attach(1, ports), cluster.attach(1, json!({})));
+    let del = |cluster: &Cluster, number| {
+        let del = |runtime: Runtime<'_>, container: Container<'_>, result: &Value| {
+            // What the runtime remembers, as the proxy's configuration is gone.
+            runtime
+                .node
+                .run(|| fs::write(format!("{}/1.conflist", lab::CONFIGURATIONS), &kept))
+                .unwrap()
+                .unwrap();
+            let deleted = runtime.del(container, result);
+            runtime
+                .node
+                .run(|| fs::remove_file(format!("{}/1.conflist", lab::CONFIGURATIONS)))
+                .unwrap()
+                .unwrap();
+            deleted
+        };
+        cluster.mesh.with_attached(1, number, del).unwrap();
+    };
     let Cluster { mesh, proxies } = cluster;
     drop(proxies);
     let cluster = Cluster { mesh, proxies: Vec::new() };
     assert_eq!(cluster.routes(1, "-4").len(), 1, "routes outlive the process");
+    let clean = || cluster.run(1, &format!("{PROGRAM} cleanup --cni-conf-dir {}", lab::CONFIGURATIONS));
+    clean();
+    let at = SocketAddr::new(lab::address(1, Family::V4), 8081);
+    let asked = cluster.mesh.lab.probe(lab::outside(Family::V4), Protocol::Tcp, at, Duration::from_secs(3));
+    let asked = asked.unwrap();
+    assert!(matches!(asked, Observed::Answered { .. }), "a pod that runs keeps its ports: {asked}");
+    del(&cluster, ends);
+    del(&cluster, stays);
     for _ in 0..2 {
-        cluster.run(1, &format!("{PROGRAM} cleanup --cni-conf-dir {}", lab::CONFIGURATIONS));
+        clean();
         assert_eq!(cluster.routes(1, "-4"), [] as [&str; 0]);
         assert_eq!(cluster.routes(1, "-6"), [] as [&str; 0]);
         assert!(!cluster.run(1, "nft list tables").contains("ferrovia"));

@@ -31,6 +31,16 @@ impl Programs {
         Ok(Programs { family, variant, stamps: StampReader::new(family, flavour) })
     }
 
+    /// The flavour that is asked for, else one for which the kernel has what it takes: that the programs are there says
+    /// nothing about it.
+    pub fn usable(family: Family, flavour: Option<Flavour>) -> Result<Self, Error> {
+        let able = || Programs::installed(family).into_iter().find(|programs| programs.probe().is_ok());
+        match flavour {
+            Some(_) => Programs::find(family, flavour),
+            None => able().map_or_else(|| Programs::find(family, None), Ok),
+        }
+    }
+
     /// One for each flavour that is installed: for removing rules wherever they are.
     pub fn installed(family: Family) -> Vec<Programs> {
         [Flavour::Legacy, Flavour::Nft]

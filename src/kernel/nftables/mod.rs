@@ -76,6 +76,11 @@ pub enum NftablesError {
 }
 
 impl NftablesError {
+    /// That this kernel does not have what was asked for, such as tables of a family (`EOPNOTSUPP`).
+    pub fn is_unsupported(&self) -> bool {
+        self.refusals().iter().any(|refusal| refusal.errno.raw_os_error() == Some(libc::EOPNOTSUPP))
+    }
+
     /// The operations to blame, if it was operations.
     pub fn refusals(&self) -> &[Refusal] {
         match self {

@@ -92,15 +92,6 @@ enum Masquerade {
     Iptables(Box<Iptables<Programs>>),
 }
 
-/// A flavour for which the kernel has what it takes. That the programs are there says nothing about the kernel.
-fn usable(family: Family, flavour: Option<Flavour>) -> Result<Programs, door::Error> {
-    let able = || Programs::installed(family).into_iter().find(|programs| programs.probe().is_ok());
-    match flavour {
-        Some(_) => Programs::find(family, flavour),
-        None => able().map_or_else(|| Programs::find(family, None), Ok),
-    }
-}
-
 /// What one sync of rules did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Written {
@@ -116,7 +107,7 @@ impl Firewall {
         let masquerade = match Nftables::open(family) {
             Ok(nftables) => Masquerade::Nftables(nftables),
             Err(error) => {
-                let programs = usable(family, flavour)
+                let programs = Programs::usable(family, flavour)
                     .map_err(|iptables| Error::Neither { nftables: Box::new(error), iptables })?;
                 Masquerade::Iptables(Box::new(Iptables::new(programs, MASQUERADE)))
             }

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::mapping::Mapped;
 use super::{HostPortError, Ports};
-use crate::kernel::iptables::{Door, Input, Programs, Table};
+use crate::kernel::iptables::{Door, Flavour, Input, Programs, Table};
 use crate::kernel::links;
 use crate::model::{Family, Protocol};
 
@@ -32,8 +32,15 @@ impl IptablesPorts {
     /// `None` where there is no iptables either.
     pub fn find() -> Result<Option<Self>, HostPortError> {
         let programs: Vec<Programs> =
-            Family::ALL.into_iter().filter_map(|family| Programs::find(family, None).ok()).collect();
+            Family::ALL.into_iter().filter_map(|family| Programs::usable(family, None).ok()).collect();
         if programs.is_empty() { Ok(None) } else { Self::with(programs, Path::new(LOCK)).map(Some) }
+    }
+
+    /// Wherever programs of this flavour are installed and the kernel has what they need.
+    pub fn of_flavour(flavour: Flavour) -> Result<Self, HostPortError> {
+        let of_family = |family| Programs::find(family, Some(flavour)).ok();
+        let programs = Family::ALL.into_iter().filter_map(of_family);
+        Self::with(programs.filter(|programs| programs.probe().is_ok()).collect(), Path::new(LOCK))
     }
 
     pub(super) fn with(programs: Vec<Programs>, lock: &Path) -> Result<Self, HostPortError> {
@@ -114,6 +121,19 @@ impl Ports for IptablesPorts {
         self.write(family, format!("*nat\n{deletions}COMMIT\n"))?;
         Ok(meant.into_iter().filter_map(|line| parse(line)).map(|(_, mapped, _)| mapped).collect())
     }
+
+    fn retire(&mut self, family: Family) -> Result<(), HostPortError> {
+        let rules = self.rules(family)?;
+        let chains = [CHAIN, OWN].into_iter().filter(|chain| rules.iter().any(|line| declares(line, chain)));
+        let chains: String = chains.map(|chain| format!("-X {chain}\n")).collect();
+        if chains.is_empty() || rules.iter().any(|line| owner(line).is_some()) {
+            return Ok(());
+        }
+        let is_jump =
+            |line: &&String| [CHAIN, OWN].iter().any(|chain| line.ends_with(&format!("-j {chain}")));
+        let jumps: String = rules.iter().filter(is_jump).map(|line| deletion(line)).collect();
+        self.write(family, format!("*nat\n{jumps}{chains}COMMIT\n"))
+    }
 }
 
 struct Script(String);
@@ -153,7 +173,7 @@ fn add_skeleton(script: &mut String, family: Family, rules: &[String]) {
         Family::V6 => "::1/128",
     };
     for chain in [CHAIN, OWN] {
-        if !rules.iter().any(|line| line.starts_with(&format!(":{chain} "))) {
+        if !rules.iter().any(|line| declares(line, chain)) {
             let _ = writeln!(script, ":{chain} - [0:0]");
         }
     }
@@ -169,6 +189,10 @@ fn add_skeleton(script: &mut String, family: Family, rules: &[String]) {
             let _ = writeln!(script, "-A {from} {matches} -j {to}");
         }
     }
+}
+
+fn declares(line: &str, chain: &str) -> bool {
+    line.starts_with(&format!(":{chain} "))
 }
 
 /// `-A CHAIN ...` as a line that takes it away again.
@@ -209,7 +233,6 @@ fn is_same_port(one: &Mapped, other: &Mapped) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::iptables::Flavour;
     use crate::kernel::netns::Namespace;
 
     const OPEN: &str = "-A FERROVIA-HOST-PORTS -d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment \
@@ -258,6 +281,15 @@ mod tests {
                     let of_ours = left.iter().filter(|line| owner(line).is_some()).count();
                     let jumps = left.iter().filter(|line| line.contains("-j FERROVIA-HOST-PORTS")).count();
                     assert_eq!((of_ours, jumps), (0, 3), "{left:?}");
+                    ports.open(Family::V4, "fpod1", &wanted).unwrap();
+                    ports.retire(Family::V4).unwrap();
+                    assert_eq!(ports.list(Family::V4, &|_| true).unwrap().len(), 2, "ports stay");
+                    ports.remove(Family::V4, &|_| true).unwrap();
+                    for _ in 0..2 {
+                        ports.retire(Family::V4).unwrap();
+                        let left = ports.rules(Family::V4).unwrap();
+                        assert!(!left.iter().any(|line| line.contains("FERROVIA")), "{left:?}");
+                    }
                 })
                 .unwrap();
         }

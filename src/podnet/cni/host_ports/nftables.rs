@@ -17,6 +17,12 @@ impl NftablesPorts {
         let mut nftables = KernelNftables::open().ok()?;
         nftables.generation().is_ok().then_some(NftablesPorts(nftables))
     }
+
+    /// Whether there is a table for ports.
+    pub fn is_in_use(&mut self) -> bool {
+        let exists = |family| Table::new(family).exists(&mut self.0).unwrap_or_default();
+        Family::ALL.into_iter().any(exists)
+    }
 }
 
 impl Ports for NftablesPorts {
@@ -26,7 +32,9 @@ impl Ports for NftablesPorts {
         loop {
             let dead = table.contested(&mut self.0, owner, wanted)?;
             match self.0.commit(&table.add(owner, wanted, &dead)) {
-                Err(NftablesError::Refused(_)) if attempt < ATTEMPTS => attempt += 1,
+                Err(error @ NftablesError::Refused(_)) if attempt < ATTEMPTS && !error.is_unsupported() => {
+                    attempt += 1;
+                }
                 committed => return Ok(committed.map(drop)?),
             }
         }
@@ -57,5 +65,13 @@ impl Ports for NftablesPorts {
                 committed => return Ok(committed.map(|_| found.mapped())?),
             }
         }
+    }
+
+    fn retire(&mut self, family: Family) -> Result<(), HostPortError> {
+        let table = Table::new(family);
+        if table.exists(&mut self.0)? && table.find(&mut self.0, &|_| true)?.is_empty() {
+            self.0.commit(&table.delete())?;
+        }
+        Ok(())
     }
 }

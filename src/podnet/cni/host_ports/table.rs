@@ -65,6 +65,18 @@ impl Table {
         Table { family, table: nftables::Table::new(family, NAME) }
     }
 
+    pub fn exists(&self, nftables: &mut dyn Nftables) -> Result<bool, NftablesError> {
+        let tables = nftables.tables(self.table.family)?;
+        Ok(tables.into_iter().any(|found| found.table == self.table))
+    }
+
+    /// The table with all that is in it.
+    pub fn delete(&self) -> Transaction {
+        let mut transaction = Transaction::new(&self.table);
+        transaction.delete_table();
+        transaction
+    }
+
     /// Everything whose owner is meant.
     pub fn find(
         &self,
