@@ -210,7 +210,8 @@ fn run(
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        write!(stdin, "{config}")?;
+        // Whoever is asked for its version need not read to the end.
+        let _ = write!(stdin, "{config}");
     }
     let output = child.wait_with_output()?;
     let elapsed = start.elapsed();

@@ -1,6 +1,13 @@
-//! The pod network: how long routes take to be in the kernel, and what it costs a stream between pods of two nodes.
+//! The pod network: how long routes take to be in the kernel, alone and through the whole program with an API server of the
+//! tests' own, and what it costs a stream between pods of two nodes.
 //!
 //! Needs root, as it works in network namespaces. `cargo bench --bench routes`
+
+// Of what the tests share, not all is used here.
+#![allow(dead_code, unused_imports)]
+
+#[path = "../tests/common/apiserver/mod.rs"]
+mod apiserver;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -9,15 +16,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use apiserver::ApiServer;
 use ferrovia::kernel::netns::Namespace;
-use ferrovia::kernel::routes::{KernelRoutes, Routes};
+use ferrovia::kernel::routes::{KernelRoutes, Notice, RouteWatch, Routes};
 use ferrovia::lab::mesh::{self, Mesh};
+use ferrovia::lab::proxy::Proxy;
 use ferrovia::model::{Family, ServiceName};
 use ferrovia::podnet::HostGw;
 use ferrovia::sync::objects::{Event, Kind, Node, Object};
 
 const NODES: u16 = 1000;
 const ROUNDS: usize = 15;
+/// Nodes that come one after the other.
+const ARRIVALS: u16 = 100;
+const PATIENCE: Duration = Duration::from_secs(60);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
 const STREAM: Duration = Duration::from_secs(2);
 const STREAMS: usize = 5;
 
@@ -25,6 +38,7 @@ fn main() {
     let namespace = segment();
     namespace.run(all_at_once).unwrap();
     namespace.run(one_more).unwrap();
+    whole_program();
     throughput();
 }
 
@@ -61,6 +75,7 @@ fn node(number: u16) -> Node {
         zone: None,
         pod_cidrs: [format!("10.{}.{low}.0/24", high).parse().unwrap()].into(),
         leaving: false,
+        pod_network: Default::default(),
     }
 }
 
@@ -130,20 +145,97 @@ fn report(what: &str, mut took: Vec<Duration>) {
     println!("{what}: {:?} (median), {:?} (longest)", took[took.len() / 2], took[took.len() - 1]);
 }
 
+/// As the API has it, in the segment of the mesh.
+fn api_node(number: u16) -> serde_json::Value {
+    let [high, low] = (number + 256).to_be_bytes();
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": format!("peer-{number}"), "uid": format!("uid-{number}"),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"podCIDRs": [api_network(number)]},
+        "status": {"addresses": [{"type": "InternalIP", "address": format!("172.18.{high}.{low}")}]},
+    })
+}
+
+fn api_network(number: u16) -> String {
+    let [high, low] = number.to_be_bytes();
+    format!("10.{}.{low}.0/24", 16 + high)
+}
+
+/// From what is written to the API server to the kernel's word that there is a route, with everything between.
+fn whole_program() {
+    let mesh = Mesh::new(1).unwrap();
+    let host = &mesh.node(1).namespace;
+    let server = host.run(ApiServer::start).unwrap();
+    let mut this = api_node(0);
+    this["metadata"]["name"] = "node1".into();
+    this["spec"] = serde_json::json!({"podCIDRs": ["10.244.1.0/24"]});
+    this["status"]["addresses"][0]["address"] = mesh::address(1, Family::V4).to_string().into();
+    server.apply(this);
+    (1..=NODES).for_each(|number| server.apply(api_node(number)));
+    let mut command = mesh.command(1, Path::new(PROGRAM)).unwrap();
+    command.arg("--kubeconfig").arg(server.kubeconfig()).arg("--proxy-mode=nftables");
+    let mut watch = host.run(|| KernelRoutes::open().unwrap().watch().unwrap()).unwrap();
+    let start = Instant::now();
+    let mut proxy = Proxy::spawn(command).unwrap();
+    let (mut seen, mut first) = (0, None);
+    while seen < usize::from(NODES) {
+        seen += own_routes(&mut watch).len();
+        first.get_or_insert_with(|| start.elapsed());
+    }
+    let (first, last) = (first.unwrap(), start.elapsed());
+    println!("whole program, start to the first of 1,000 routes: {first:?}, to the last one: {last:?}");
+    mesh.wait_until_ready(1, &mut proxy, PATIENCE).unwrap();
+    let mut came = Vec::new();
+    for number in NODES + 1..=NODES + ARRIVALS {
+        let network = api_network(number).parse().unwrap();
+        let start = Instant::now();
+        server.apply(api_node(number));
+        while !own_routes(&mut watch).contains(&network) {}
+        came.push(start.elapsed());
+        thread::sleep(Duration::from_millis(20));
+    }
+    report("whole program, one more node to its route", came);
+}
+
+/// Waits for routes of the proxy that came or changed.
+fn own_routes(watch: &mut RouteWatch) -> Vec<ipnet::IpNet> {
+    let notices = watch.wait().unwrap().into_iter();
+    let own = |notice| match notice {
+        Notice::OwnRoute(network) => Some(network),
+        Notice::Lost => panic!("notifications were lost"),
+        _ => None,
+    };
+    notices.filter_map(own).collect()
+}
+
+/// Two nodes with a pod each.
+fn mesh_with_pods() -> (Mesh, Vec<Proxy>) {
+    let mut mesh = Mesh::new(2).unwrap();
+    let manifests: String = (1..=2).map(|node| mesh::manifest(node, node)).collect();
+    mesh.write("nodes.yaml", &manifests).unwrap();
+    let mut proxies: Vec<_> =
+        (1..=2).map(|node| mesh.start(node, Path::new(PROGRAM), &[]).unwrap()).collect();
+    for (node, proxy) in (1..).zip(&mut proxies) {
+        mesh.wait_until_ready(node, proxy, PATIENCE).unwrap();
+        mesh.attach(node).unwrap();
+    }
+    (mesh, proxies)
+}
+
 /// The same stream between the same pods, by static routes and by the pod network, one after the other.
 fn throughput() {
-    let (plain, ours) = (Mesh::new(2).unwrap(), Mesh::new(2).unwrap());
+    let ((plain, proxies), (ours, _proxies)) = (mesh_with_pods(), mesh_with_pods());
+    drop(proxies);
     for (node, other) in [(1, 2), (2, 1)] {
         let host = &plain.node(node).namespace;
+        let mut cleanup = host.command(PROGRAM).unwrap();
+        assert!(
+            cleanup.args(["cleanup", "--cni-conf-dir", mesh::CONFIGURATIONS]).status().unwrap().success()
+        );
         run(host, &format!("route add 10.244.{other}.0/24 via {}", mesh::address(other, Family::V4)));
-        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
-    }
-    let manifests: String = (1..=2).map(|node| mesh::manifest(node, node)).collect();
-    ours.write("nodes.yaml", &manifests).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_ferrovia"));
-    let mut proxies: Vec<_> = (1..=2).map(|node| ours.start(node, program, &[]).unwrap()).collect();
-    for (node, proxy) in (1..).zip(&mut proxies) {
-        ours.wait_until_ready(node, proxy, Duration::from_secs(60)).unwrap();
     }
     let (mut of_plain, mut of_ours) = (Vec::new(), Vec::new());
     for _ in 0..STREAMS {
@@ -161,7 +253,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// In Gbit/s.
 fn stream(mesh: &Mesh) -> f64 {
-    let server = SocketAddr::new(mesh::pod(2, 5, Family::V4), 5201);
+    let server = SocketAddr::new(mesh.pod(2, 1, Family::V4).unwrap(), 5201);
     let listener = host(mesh, server.ip()).run(|| TcpListener::bind(server)).unwrap().unwrap();
     let receiver = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -171,7 +263,7 @@ fn stream(mesh: &Mesh) -> f64 {
         }
         received
     });
-    let client = host(mesh, mesh::pod(1, 5, Family::V4));
+    let client = host(mesh, mesh.pod(1, 1, Family::V4).unwrap());
     let mut stream = client.run(|| TcpStream::connect(server)).unwrap().unwrap();
     let (buffer, start) = (vec![0; 256 << 10], Instant::now());
     while start.elapsed() < STREAM {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use clap::Args;
 
 use crate::kernel::iptables::Programs;
@@ -15,19 +16,55 @@ use crate::modes::userspace::LeftDelivery;
 use crate::modes::{Leftovers, Mode};
 use crate::podnet;
 use crate::podnet::conflist::STATE;
+use crate::sync::sources::{annotations, cluster, condition};
 
 #[derive(Args)]
 pub struct Arguments {
     /// Where the container runtime looks for network configurations
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
+    /// The API server on which to take back what the pod network says of this node
+    #[arg(long, value_name = "FILE", requires = "hostname_override")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The name of this node's Node there
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub hostname_override: Option<String>,
+}
+
+/// The Node of this node, and where it is.
+pub struct OwnNode {
+    pub address: cluster::Address,
+    pub name: String,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    match cleanup(&arguments.cni_conf_dir) {
+    let node = arguments.kubeconfig.clone().zip(arguments.hostname_override.clone()).map(|(file, name)| {
+        OwnNode { address: cluster::Address { kubeconfig: Some(file), master: None }, name }
+    });
+    clean(&arguments.cni_conf_dir, node)
+}
+
+/// Everything on this node, and on its Node where one is given.
+pub fn clean(cni_conf_dir: &Path, node: Option<OwnNode>) -> anyhow::Result<ExitCode> {
+    let taken_back = node.map_or(Ok(()), |node| take_back(&node));
+    let taken_back = taken_back.inspect_err(|error| eprintln!("Error: {error:#}"));
+    match cleanup(cni_conf_dir) + usize::from(taken_back.is_err()) {
         0 => Ok(ExitCode::SUCCESS),
         errors => anyhow::bail!("{errors} of the removals failed; what could be removed is gone"),
     }
+}
+
+/// The annotations and the condition of a Node whose pod network goes.
+fn take_back(node: &OwnNode) -> anyhow::Result<()> {
+    let said = |what: &str, said: Result<(), String>| {
+        said.map_err(|error| anyhow!("cannot take {what} from Node {}: {error}", node.name))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let connection = cluster::Connection::new(node.address.clone()).await?;
+        said("annotations", annotations::remove(&connection, &node.name).await)?;
+        said("the condition of its network", condition::remove(&connection, &node.name).await)
+    })
 }
 
 /// Removes everything that any mode of this program, its pod network or kube-proxy may have written, both families and both

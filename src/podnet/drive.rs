@@ -22,7 +22,7 @@ use super::sysctls;
 use crate::kernel::routes::{Notice, Routes};
 use crate::kernel::sysctl::{self, InterfaceName};
 use crate::kernel::uplink::{self, Uplink};
-use crate::sync::objects::Event;
+use crate::sync::objects::{Event, Object, PodNetworkNotes};
 use pace::Pace;
 
 /// What wakes the loop.
@@ -41,6 +41,8 @@ impl From<Event> for Input {
     }
 }
 
+/// Of this pod network, as operators call it.
+const KIND: &str = "host-gw";
 /// Inputs taken up before anything is written.
 const BATCH: usize = 4096;
 /// How often rules and files are looked after. nf_tables tells of changes as they happen; of those in x_tables nobody does, and
@@ -89,6 +91,10 @@ struct ThisNode {
     uplink: Option<Uplink>,
     links_changed: bool,
     told: Option<NodeState>,
+    /// What its Node says of the pod network, by the last word of the API server.
+    annotated: Option<PodNetworkNotes>,
+    /// Whether that is to be looked at.
+    annotations_due: bool,
 }
 
 impl<R: Routes> Driver<R> {
@@ -119,7 +125,7 @@ impl<R: Routes> Driver<R> {
                 Ok(first) => {
                     for input in std::iter::once(first).chain(inputs.try_iter()).take(BATCH) {
                         match input {
-                            Input::Object(event) => self.host_gw.handle(&event, Instant::now()),
+                            Input::Object(event) => self.take(&event),
                             Input::Rules => {
                                 self.rules_due = self.rules_due.min(self.rules_looked + RULES_PAUSE);
                             }
@@ -133,6 +139,16 @@ impl<R: Routes> Driver<R> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    fn take(&mut self, event: &Event) {
+        if let Event::Applied(Object::Node(node)) = event
+            && node.name == *self.host_gw.node_name()
+        {
+            self.node.annotated = Some(node.pod_network.clone());
+            self.node.annotations_due = true;
+        }
+        self.host_gw.handle(event, Instant::now());
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -178,6 +194,7 @@ impl<R: Routes> Driver<R> {
         if is_looking {
             self.policies = self.policies();
         }
+        self.annotate();
         if is_routing || self.rules_due <= now {
             self.rules_looked = now;
             self.rules_due = now + RULES_PERIOD;
@@ -216,6 +233,22 @@ impl<R: Routes> Driver<R> {
         };
     }
 
+    /// Says in the Node's annotations what there is, whenever these say something else. Nobody else writes them.
+    fn annotate(&mut self) {
+        if !std::mem::take(&mut self.node.annotations_due) {
+            return;
+        }
+        let uplink = self.node.uplink.as_ref();
+        let wanted = PodNetworkNotes {
+            kind: Some(KIND.into()),
+            interface: uplink.map(|uplink| uplink.name.as_str().into()),
+            mtu: uplink.map(|uplink| uplink.mtu.to_string().into()),
+        };
+        if self.node.annotated.as_ref().is_some_and(|annotated| *annotated != wanted) {
+            self.reporter.annotate(wanted);
+        }
+    }
+
     /// What of the node itself has to be known and set.
     fn look_at_node(&mut self) {
         let networks = self.host_gw.own_networks();
@@ -229,6 +262,7 @@ impl<R: Routes> Driver<R> {
         self.node.uplink =
             found.and_then(|found| found.inspect_err(|error| self.reporter.cannot_look(error)).ok());
         (self.node.networks, self.node.addresses) = (networks, addresses);
+        self.node.annotations_due = true;
         if is_news {
             self.set_sysctls();
         }

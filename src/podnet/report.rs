@@ -14,8 +14,8 @@ use crate::kernel::routes::{Routes, RoutesError};
 use crate::kernel::sysctl::SysctlError;
 use crate::metrics::Metrics;
 use crate::model::Family;
-use crate::sync::objects::Reason;
-use crate::sync::sources::{EventRecorder, NodeCondition};
+use crate::sync::objects::{PodNetworkNotes, Reason};
+use crate::sync::sources::{EventRecorder, NodeAnnotations, NodeCondition};
 
 /// Events of one look at all Nodes. What is more stands in the log.
 const MOST_EVENTS: usize = 10;
@@ -50,6 +50,7 @@ pub struct Reporter {
     health: Arc<Health>,
     events: EventRecorder,
     condition: NodeCondition,
+    annotations: NodeAnnotations,
     known: BTreeSet<Problem>,
     status: Option<Status>,
 }
@@ -61,8 +62,18 @@ impl Reporter {
         health: Arc<Health>,
         events: EventRecorder,
         condition: NodeCondition,
+        annotations: NodeAnnotations,
     ) -> Self {
-        Reporter { node_name, metrics, health, events, condition, known: BTreeSet::new(), status: None }
+        Reporter {
+            node_name,
+            metrics,
+            health,
+            events,
+            condition,
+            annotations,
+            known: BTreeSet::new(),
+            status: None,
+        }
     }
 
     pub fn routes<R: Routes>(
@@ -152,6 +163,11 @@ impl Reporter {
 
     pub fn cannot_look(&self, error: &(dyn Error + 'static)) {
         tracing::warn!(error, "The pod network does not know all of its node");
+    }
+
+    /// In the Node's annotations.
+    pub fn annotate(&self, notes: PodNetworkNotes) {
+        self.annotations.set(notes);
     }
 
     /// Tells everybody who asks, once for each change.

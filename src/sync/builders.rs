@@ -136,6 +136,7 @@ pub fn node() -> Node {
         zone: Some("zone-a".into()),
         pod_cidrs: ["10.244.1.0/24", "fd00:244:1::/64"].map(|text| text.parse().unwrap()).into(),
         leaving: false,
+        pod_network: Default::default(),
     }
 }
 

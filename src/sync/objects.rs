@@ -175,6 +175,17 @@ pub struct Node {
     pub pod_cidrs: Box<[IpNet]>,
     /// Has a deletionTimestamp or the taint `ToBeDeletedByClusterAutoscaler` (KEP-3836).
     pub leaving: bool,
+    pub pod_network: PodNetworkNotes,
+}
+
+/// What a pod network says of itself in annotations of its Node, `ferrovia.dev/pod-network` and others that begin so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodNetworkNotes {
+    pub kind: Option<Arc<str>>,
+    /// Through which the node is reached.
+    pub interface: Option<Arc<str>>,
+    /// Of pods' links, in bytes.
+    pub mtu: Option<Arc<str>>,
 }
 
 /// Networks that ClusterIPs are taken from (KEP-1880). Each counts until it is deleted, ready or not: Services may still

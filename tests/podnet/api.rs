@@ -77,3 +77,67 @@ fn n5_what_changes_between_list_and_watch_is_not_missed() {
     server.apply(node(3));
     cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12", "10.244.3.0/24 via 172.18.0.13"]);
 }
+
+fn annotations(server: &ApiServer) -> Value {
+    server.get("nodes", "node1").unwrap()["metadata"]["annotations"].clone()
+}
+
+/// How often annotations were written.
+fn written(server: &ApiServer) -> usize {
+    server.patches().iter().filter(|patch| !patch["metadata"]["annotations"].is_null()).count()
+}
+
+fn says(mtu: &str) -> Value {
+    json!({
+        "example.com/others": "stays",
+        "ferrovia.dev/pod-network": "host-gw",
+        "ferrovia.dev/pod-network-interface": "eth0",
+        "ferrovia.dev/pod-network-mtu": mtu,
+    })
+}
+
+#[test]
+fn annotations_say_what_there_is_and_are_written_only_when_they_say_something_else() {
+    let mut this = node(1);
+    this["metadata"]["annotations"] = json!({"example.com/others": "stays"});
+    let (server, mut cluster) = started(|server| server.apply(this.clone()));
+    server.until("annotations", |server| annotations(server) == says("1500"));
+    // As kubelet writes the Node again and again.
+    let mut beat = server.get("nodes", "node1").unwrap();
+    beat["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+    let before = written(&server);
+    server.apply(beat);
+    cluster.run(1, "ip link set eth0 mtu 1400");
+    server.until("the MTU", |server| annotations(server) == says("1400"));
+    assert_eq!(written(&server), before + 1, "{:#?}", server.patches());
+
+    cluster.proxies[0].kill();
+    let restart = |cluster: &Cluster| {
+        let mut command = cluster.mesh.command(1, Path::new(PROGRAM)).unwrap();
+        command.arg("--kubeconfig").arg(server.kubeconfig()).arg("--proxy-mode=nftables");
+        let mut proxy = Proxy::spawn(command).unwrap();
+        cluster.mesh.wait_until_ready(1, &mut proxy, PATIENCE).unwrap();
+        proxy
+    };
+    cluster.proxies[0] = restart(&cluster);
+    let mut spoilt = server.get("nodes", "node1").unwrap();
+    spoilt["metadata"]["annotations"]["ferrovia.dev/pod-network-mtu"] = json!("9000");
+    assert_eq!(written(&server), before + 1, "a restart finds them as they are");
+    server.apply(spoilt);
+    server.until("what somebody changed", |server| annotations(server) == says("1400"));
+
+    cluster.proxies[0].kill();
+    let kubeconfig = server.kubeconfig().display().to_string();
+    for _ in 0..2 {
+        cluster.run(
+            1,
+            &format!(
+                "{PROGRAM} cleanup --cni-conf-dir {} --kubeconfig {kubeconfig} --hostname-override node1",
+                lab::CONFIGURATIONS
+            ),
+        );
+        assert_eq!(annotations(&server), json!({"example.com/others": "stays"}));
+        let conditions = server.get("nodes", "node1").unwrap()["status"]["conditions"].clone();
+        assert_eq!(conditions, json!([{"type": "Ready", "status": "True"}]));
+    }
+}

@@ -19,7 +19,8 @@ use crate::model::Family;
 use crate::podnet::drive;
 use crate::sync::Input;
 use crate::sync::sources::{
-    Cluster, EventRecorder, Manifests, NodeCondition, Selection, ServiceCidrs, Source, SourceStats, cluster,
+    Cluster, EventRecorder, Manifests, NodeAnnotations, NodeCondition, Selection, ServiceCidrs, Source,
+    SourceStats, cluster,
 };
 
 pub struct Io {
@@ -36,6 +37,7 @@ pub struct Io {
 pub struct Notes {
     pub events: EventRecorder,
     pub condition: NodeCondition,
+    pub annotations: NodeAnnotations,
 }
 
 /// Starts everything and returns what takes notes for the API server. It ends with the process.
@@ -60,7 +62,11 @@ fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<Notes> {
             if let Some(inputs) = &io.pod_inputs {
                 runtime.spawn(of(Selection::Nodes).run(inputs.clone()));
             }
-            Ok(Notes { events: EventRecorder::disabled(), condition: NodeCondition::disabled() })
+            Ok(Notes {
+                events: EventRecorder::disabled(),
+                condition: NodeCondition::disabled(),
+                annotations: NodeAnnotations::disabled(),
+            })
         }
         config::Source::ApiServer { kubeconfig, master } => {
             let address = cluster::Address { kubeconfig: kubeconfig.clone(), master: master.clone() };
@@ -71,14 +77,21 @@ fn start_source(io: &Io, runtime: &Runtime) -> anyhow::Result<Notes> {
             let of = |selection| Cluster::new(Arc::clone(&connection), selection, stats());
             let cluster = of(selection).with_service_cidrs(service_cidrs(io.config.mode));
             runtime.spawn(Source::Cluster(cluster).run(events));
-            let mut condition = NodeCondition::disabled();
+            let mut notes = Notes {
+                events: recorder,
+                condition: NodeCondition::disabled(),
+                annotations: NodeAnnotations::disabled(),
+            };
             if let Some(inputs) = &io.pod_inputs {
                 runtime.spawn(Source::Cluster(of(Selection::Nodes)).run(inputs.clone()));
-                let patcher;
-                (condition, patcher) = NodeCondition::new(connection, &io.config.node_name);
-                runtime.spawn(patcher.run());
+                let (conditions, annotations);
+                (notes.condition, conditions) =
+                    NodeCondition::new(Arc::clone(&connection), &io.config.node_name);
+                (notes.annotations, annotations) = NodeAnnotations::new(connection, &io.config.node_name);
+                runtime.spawn(conditions.run());
+                runtime.spawn(annotations.run());
             }
-            Ok(Notes { events: recorder, condition })
+            Ok(notes)
         }
     }
 }

@@ -7,6 +7,7 @@ mod panics;
 mod planes;
 mod pods;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -31,10 +32,12 @@ use crate::sync::objects::Reason;
 use crate::sync::plane::Plane;
 use crate::sync::report::Reporter;
 use crate::sync::schedule::Bounds;
+use crate::sync::sources::cluster;
 use crate::sync::store::Store;
 use crate::sync::{Input, Sync};
 
-use super::{assemble, cleanup};
+use super::assemble;
+use super::cleanup::{self, OwnNode};
 
 use choice::Choice;
 use planes::Planes;
@@ -53,17 +56,25 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     }
     match &config.action {
         Action::WriteConfig(path) => config::write_config(path, &config.written)?,
-        Action::Cleanup => cleanup::run(&cleanup_arguments(&config)).map(drop)?,
+        Action::Cleanup => clean(&config)?,
         Action::InitOnly => prepare(&config)?,
         Action::Run => serve(&config)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn cleanup_arguments(config: &Config) -> cleanup::Arguments {
-    let usual = || conflist::CONFIGURATIONS.into();
-    let cni_conf_dir = config.pod_network.as_ref().map_or_else(usual, |network| network.cni_conf_dir.clone());
-    cleanup::Arguments { cni_conf_dir }
+/// Where a pod network is configured, its Node is told too.
+fn clean(config: &Config) -> anyhow::Result<()> {
+    let usual = Path::new(conflist::CONFIGURATIONS);
+    let cni_conf_dir = config.pod_network.as_ref().map_or(usual, |network| &network.cni_conf_dir);
+    let node = match &config.source {
+        Source::ApiServer { kubeconfig, master } if config.pod_network.is_some() => {
+            let address = cluster::Address { kubeconfig: kubeconfig.clone(), master: master.clone() };
+            Some(OwnNode { address, name: config.node_name.clone() })
+        }
+        _ => None,
+    };
+    cleanup::clean(cni_conf_dir, node).map(drop)
 }
 
 fn set_sysctls(config: &Config) {
@@ -131,7 +142,7 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         inputs,
         pod_inputs: pods.as_ref().map(pods::Pods::inputs),
     })?;
-    let io::Notes { events, condition } = notes;
+    let io::Notes { events, condition, annotations } = notes;
     if let Some(complaint) = schedulers.complaint(config) {
         tracing::error!("{complaint}");
         events.node_problem(Reason::UnsupportedScheduler, complaint);
@@ -141,7 +152,7 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         Source::ApiServer { .. } => None,
     };
     if let Some(pods) = pods {
-        pods.start(metrics.clone(), Arc::clone(&health), events.clone(), condition)?;
+        pods.start(metrics.clone(), Arc::clone(&health), events.clone(), condition, annotations)?;
     }
     let reporter = Reporter { metrics, health, health_checks, events, node_unknown };
     let settings = assemble::compile_settings(config, schedulers);

@@ -20,7 +20,7 @@ use crate::podnet::conflist::{self, Places};
 use crate::podnet::drive::{Driver, Input, Settings};
 use crate::podnet::firewall::Firewall;
 use crate::podnet::report::Reporter;
-use crate::sync::sources::{EventRecorder, NodeCondition};
+use crate::sync::sources::{EventRecorder, NodeAnnotations, NodeCondition};
 
 /// A pod network that has not begun to work.
 pub struct Pods {
@@ -97,9 +97,10 @@ impl Pods {
         health: Arc<Health>,
         events: EventRecorder,
         condition: NodeCondition,
+        annotations: NodeAnnotations,
     ) -> anyhow::Result<()> {
         let Pods { node_name, routes, watch, mut firewalls, settings, inputs, received } = self;
-        let reporter = Reporter::new(Arc::clone(&node_name), metrics, health, events, condition);
+        let reporter = Reporter::new(Arc::clone(&node_name), metrics, health, events, condition, annotations);
         for firewall in &mut firewalls {
             let inputs = inputs.clone();
             // Nobody listens any more: stopping already.

@@ -25,6 +25,10 @@ impl<R: Routes> HostGw<R> {
         clashes.chain(obstacles).collect()
     }
 
+    pub fn node_name(&self) -> &Arc<str> {
+        &self.node_name
+    }
+
     pub fn this_node(&self) -> Option<&Peer> {
         self.nodes.get(&self.node_name).map(|seen| seen.peer)
     }

@@ -30,6 +30,7 @@ fn node(name: &str, created: i64, addresses: &[&str], pod_cidrs: &[&str]) -> Nod
         zone: None,
         pod_cidrs: pod_cidrs.iter().map(|text| text.parse().unwrap()).collect(),
         leaving: false,
+        pod_network: Default::default(),
     }
 }
 

@@ -1,30 +1,28 @@
 //! The condition `NetworkUnavailable` of this Node, by which schedulers and cloud providers tell whether it can have pods.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use http::Request;
-use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::watch::{Receiver, Sender, channel};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch::Sender;
 
 use super::cluster::Connection;
+use super::patcher::{self, NodePatcher};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const TYPE: &str = "NetworkUnavailable";
 
 /// What is to be said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
-    network: Network,
-    message: String,
+pub enum Told {
+    /// With a message for people.
+    Network(Network, String),
+    /// That the condition is nobody's.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Network {
+pub enum Network {
     Available,
     Unavailable,
 }
@@ -39,75 +37,56 @@ impl NodeCondition {
         NodeCondition(None)
     }
 
-    /// A taker, and what has to run for the API server to hear of it.
-    pub fn new(connection: Arc<Connection>, node: &str) -> (Self, ConditionPatcher) {
-        let (sender, receiver) = channel(None);
-        let patcher = ConditionPatcher { connection, node: node.into(), wanted: receiver };
+    pub fn new(connection: Arc<Connection>, node: &str) -> (Self, NodePatcher<Told>) {
+        let (sender, patcher) = patcher::new(connection, node);
         (NodeCondition(Some(sender)), patcher)
     }
 
     pub fn set(&self, available: bool, message: &str) {
         let network = if available { Network::Available } else { Network::Unavailable };
         if let Some(sender) = &self.0 {
-            sender.send_replace(Some(Told { network, message: message.to_owned() }));
+            sender.send_replace(Some(Told::Network(network, message.to_owned())));
         }
     }
 }
 
-/// Patches the Node's status, until the newest condition is there.
-pub struct ConditionPatcher {
-    connection: Arc<Connection>,
-    node: Arc<str>,
-    wanted: Receiver<Option<Told>>,
+impl Told {
+    /// That nobody says anything about it any more.
+    fn removal() -> Value {
+        json!({"status": {"conditions": [{"$patch": "delete", "type": TYPE}]}})
+    }
 }
 
-impl ConditionPatcher {
-    /// Ends when nobody can say anything any more.
-    pub async fn run(mut self) {
-        while self.wanted.changed().await.is_ok() {
-            let mut wait = FIRST_WAIT;
-            loop {
-                let told = self.wanted.borrow_and_update().clone();
-                let Some(told) = told else { break };
-                match self.patch(&told).await {
-                    Ok(()) => break,
-                    Err(error) => {
-                        tracing::warn!(error, retry_in = ?wait, "Cannot say in the Node's status whether there is a pod network");
-                    }
-                }
-                sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-        }
-    }
+impl patcher::Told for Told {
+    const CONTENT_TYPE: &'static str = "application/strategic-merge-patch+json";
+    const WHAT: &'static str = "in the Node's status whether there is a pod network";
 
-    async fn patch(&self, told: &Told) -> Result<(), String> {
-        let request = Request::patch(format!("/api/v1/nodes/{}/status", self.node))
-            .header(CONTENT_TYPE, "application/strategic-merge-patch+json")
-            .body(patch(told, SystemTime::now()).to_string().into_bytes())
-            .map_err(|error| error.to_string())?;
-        let client = self.connection.client().await;
-        match timeout(PATIENCE, client.request_text(request)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer".to_owned()),
+    fn patch(&self, now: SystemTime) -> Value {
+        match self {
+            Told::Network(network, message) => patch(*network, message, now),
+            Told::Nothing => Self::removal(),
         }
     }
+}
+
+/// Takes the condition from the Node again.
+pub async fn remove(connection: &Connection, node: &str) -> Result<(), String> {
+    patcher::send(connection, node, &Told::Nothing).await
 }
 
 /// Conditions merge by their type: those of others stay.
-fn patch(told: &Told, now: SystemTime) -> Value {
+fn patch(network: Network, message: &str, now: SystemTime) -> Value {
     let time = format!("{:.0}", Timestamp::try_from(now).unwrap_or_default());
-    let (status, reason) = match told.network {
+    let (status, reason) = match network {
         Network::Available => ("False", "PodNetworkReady"),
         Network::Unavailable => ("True", "PodNetworkNotReady"),
     };
-    let message = match told.message.as_str() {
+    let message = match message {
         "" => "ferrovia has put the routes to other nodes in place",
         message => message,
     };
     json!({"status": {"conditions": [{
-        "type": "NetworkUnavailable",
+        "type": TYPE,
         "status": status,
         "reason": reason,
         "message": message,
@@ -122,8 +101,7 @@ mod tests {
 
     #[test]
     fn the_patch_touches_one_condition() {
-        let told = Told { network: Network::Unavailable, message: "no routes yet".into() };
-        let value = patch(&told, SystemTime::UNIX_EPOCH);
+        let value = patch(Network::Unavailable, "no routes yet", SystemTime::UNIX_EPOCH);
         let condition = &value["status"]["conditions"][0];
         assert_eq!(
             (&condition["type"], &condition["status"]),

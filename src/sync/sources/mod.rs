@@ -1,14 +1,17 @@
 //! Where objects come from.
 
+pub mod annotations;
 pub mod cluster;
-mod condition;
+pub mod condition;
 pub mod decode;
 pub mod manifests;
+pub mod patcher;
 mod recorder;
 mod stats;
 
+pub use annotations::NodeAnnotations;
 pub use cluster::{Cluster, ServiceCidrs};
-pub use condition::{ConditionPatcher, NodeCondition};
+pub use condition::NodeCondition;
 pub use manifests::Manifests;
 pub use recorder::{EventRecorder, Poster, Regarding};
 pub use stats::{Gone, SourceStats};

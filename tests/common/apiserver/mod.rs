@@ -224,6 +224,11 @@ impl ApiServer {
         self.shared.state().events.clone()
     }
 
+    /// An object as it is.
+    pub fn get(&self, resource: &str, name: &str) -> Option<Value> {
+        self.shared.state().store.get(resource, name)
+    }
+
     pub fn patches(&self) -> Vec<Value> {
         self.shared.state().patches.clone()
     }

@@ -13,7 +13,7 @@ pub enum Verb {
     StreamingList,
     Watch,
     Create,
-    /// A strategic merge of a status.
+    /// Of a status, or of metadata through it.
     Patch,
 }
 
@@ -22,6 +22,8 @@ pub enum Verb {
 pub struct Asked {
     pub verb: Verb,
     pub resource: &'static str,
+    /// Of the object, where the path names one.
+    pub name: String,
     pub parameters: BTreeMap<String, String>,
     pub token: String,
 }
@@ -52,7 +54,11 @@ impl Asked {
             ("GET", "services" | "endpointslices" | "nodes" | "servicecidrs") => read_verb(&parameters),
             _ => return Err(Refusal::new(405, "MethodNotAllowed", format!("{method} {resource}"))),
         };
-        Ok(Asked { verb, resource, parameters, token })
+        let name = match resource {
+            "nodes/status" => uri.path().split('/').nth(4).unwrap_or_default(),
+            _ => "",
+        };
+        Ok(Asked { verb, resource, name: name.to_owned(), parameters, token })
     }
 
     pub fn parameter(&self, name: &str) -> &str {

@@ -107,7 +107,7 @@ fn respond(asked: &Asked, fault: Option<What>, body: &[u8], shared: &Arc<Shared>
             watch::open(asked, fault, shared).map(|pieces| streamed(200, pieces))
         }
         Verb::Create => create(body, shared),
-        Verb::Patch => patch(body, shared),
+        Verb::Patch => patch(&asked.name, body, shared),
     }
 }
 
@@ -165,11 +165,41 @@ fn create(body: &[u8], shared: &Shared) -> Result<Answer, Refusal> {
     Ok(whole(201, &event, None))
 }
 
-fn patch(body: &[u8], shared: &Shared) -> Result<Answer, Refusal> {
+fn patch(node: &str, body: &[u8], shared: &Shared) -> Result<Answer, Refusal> {
     let patch: Value =
         serde_json::from_slice(body).map_err(|error| Refusal::bad_request(error.to_string()))?;
-    shared.state().patches.push(patch.clone());
-    Ok(whole(200, &patch, None))
+    let patched = shared.change(|state| {
+        state.patches.push(patch.clone());
+        let mut node = state.store.get("nodes", node)?;
+        merge(&mut node["metadata"]["annotations"], &patch["metadata"]["annotations"]);
+        merge_conditions(&mut node["status"]["conditions"], &patch["status"]["conditions"]);
+        state.store.apply(node.clone());
+        Some(node)
+    });
+    let missing = || Refusal::new(404, "NotFound", format!("nodes {node:?} not found"));
+    Ok(whole(200, &patched.ok_or_else(missing)?, None))
+}
+
+/// RFC 7396, of a map of texts.
+fn merge(map: &mut Value, patch: &Value) {
+    for (name, value) in patch.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => drop(map.as_object_mut().and_then(|map| map.remove(name))),
+            value => map[name] = value.clone(),
+        }
+    }
+}
+
+/// A strategic merge: by type, with the directive to delete one.
+fn merge_conditions(conditions: &mut Value, patch: &Value) {
+    for condition in patch.as_array().into_iter().flatten() {
+        let mut others: Vec<Value> = conditions.as_array().cloned().unwrap_or_default();
+        others.retain(|other| other["type"] != condition["type"]);
+        if condition["$patch"] != "delete" {
+            others.push(condition.clone());
+        }
+        *conditions = Value::Array(others);
+    }
 }
 
 fn refused(refusal: Refusal) -> Answer {

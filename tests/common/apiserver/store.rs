@@ -78,6 +78,10 @@ impl Store {
         self.history.clear();
     }
 
+    pub fn get(&self, resource: &str, name: &str) -> Option<Value> {
+        self.objects.get(&(resource.to_owned(), name.to_owned())).map(|object| (**object).clone())
+    }
+
     pub fn names(&self, resource: &str) -> Vec<String> {
         self.objects.keys().filter(|key| key.0 == resource).map(|key| key.1.clone()).collect()
     }

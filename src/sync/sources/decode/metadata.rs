@@ -46,6 +46,12 @@ pub struct Annotations<'a> {
     pub scheduler_flags: Field<Text<'a>>,
     #[serde(rename = "ferrovia.dev/weight")]
     pub weight: Field<Text<'a>>,
+    #[serde(rename = "ferrovia.dev/pod-network")]
+    pub pod_network: Field<Text<'a>>,
+    #[serde(rename = "ferrovia.dev/pod-network-interface")]
+    pub pod_network_interface: Field<Text<'a>>,
+    #[serde(rename = "ferrovia.dev/pod-network-mtu")]
+    pub pod_network_mtu: Field<Text<'a>>,
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     pub triggered: Field<Text<'a>>,
     #[serde(rename = "k8s.io/initial-events-end")]

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::sync::objects::{Node, Object};
+use crate::sync::objects::{Node, Object, PodNetworkNotes};
 
 use super::interner::Interner;
 use super::lenient::{Field, Map, Text};
-use super::metadata::{Metadata, Scope};
+use super::metadata::{Annotations, Metadata, Scope};
 use super::{Decoded, Wire, text};
 
 /// Cluster autoscaler is about to remove the node (KEP-3836).
@@ -80,8 +80,19 @@ impl<'a> Wire<'a> for WireNode<'a> {
             internal_addresses: internal,
             zone: zone.filter(|zone| !zone.is_empty()).map(|zone| names.name(zone)),
             leaving: deleted || spec.is_to_be_deleted(),
+            pod_network: metadata.annotations().map(|notes| pod_network(notes, names)).unwrap_or_default(),
             pod_cidrs: spec.pod_cidrs(),
         })))
+    }
+}
+
+/// The same on all nodes, or nearly.
+fn pod_network(annotations: &Annotations<'_>, names: &mut Interner) -> PodNetworkNotes {
+    let mut text = |field: &Field<Text<'_>>| field.as_given().map(|text| names.name(text));
+    PodNetworkNotes {
+        kind: text(&annotations.pod_network),
+        interface: text(&annotations.pod_network_interface),
+        mtu: text(&annotations.pod_network_mtu),
     }
 }
 
