@@ -242,6 +242,17 @@ mod tests {
         assert_eq!(fs::read_dir(&places.configurations).unwrap().count(), 1, "no other file is left");
     }
 
+    #[test]
+    fn the_documentation_shows_it_as_it_is() {
+        let readme = include_str!("README.md");
+        let shown = readme.split("```json").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let places =
+            Places { leases: "/var/lib/cni/ferrovia".into(), state: STATE.into(), ..places(Path::new("/")) };
+        let rendered = render(&PodLinks { mtu: Some(1500), ..links() }, &places);
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(shown), value(&rendered));
+    }
+
     /// Runtimes load a configuration again whenever its file changes.
     #[test]
     fn a_configuration_that_says_the_same_is_not_touched() {

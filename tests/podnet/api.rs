@@ -22,12 +22,17 @@ fn started(prepare: impl FnOnce(&ApiServer)) -> (ApiServer, Cluster) {
     let server = cluster.mesh.node(1).namespace.run(ApiServer::start).unwrap();
     [1, 2].into_iter().for_each(|number| server.apply(node(number)));
     prepare(&server);
+    let proxy = follower(&cluster, &server);
+    cluster.proxies.push(proxy);
+    (server, cluster)
+}
+
+fn follower(cluster: &Cluster, server: &ApiServer) -> Proxy {
     let mut command = cluster.mesh.command(1, Path::new(PROGRAM)).unwrap();
     command.arg("--kubeconfig").arg(server.kubeconfig()).arg("--proxy-mode=nftables");
     let mut proxy = Proxy::spawn(command).unwrap();
     cluster.mesh.wait_until_ready(1, &mut proxy, PATIENCE).unwrap();
-    cluster.proxies.push(proxy);
-    (server, cluster)
+    proxy
 }
 
 #[test]
@@ -112,14 +117,7 @@ fn annotations_say_what_there_is_and_are_written_only_when_they_say_something_el
     assert_eq!(written(&server), before + 1, "{:#?}", server.patches());
 
     cluster.proxies[0].kill();
-    let restart = |cluster: &Cluster| {
-        let mut command = cluster.mesh.command(1, Path::new(PROGRAM)).unwrap();
-        command.arg("--kubeconfig").arg(server.kubeconfig()).arg("--proxy-mode=nftables");
-        let mut proxy = Proxy::spawn(command).unwrap();
-        cluster.mesh.wait_until_ready(1, &mut proxy, PATIENCE).unwrap();
-        proxy
-    };
-    cluster.proxies[0] = restart(&cluster);
+    cluster.proxies[0] = follower(&cluster, &server);
     let mut spoilt = server.get("nodes", "node1").unwrap();
     spoilt["metadata"]["annotations"]["ferrovia.dev/pod-network-mtu"] = json!("9000");
     assert_eq!(written(&server), before + 1, "a restart finds them as they are");
