@@ -187,12 +187,13 @@ impl<R: Routes> Driver<R> {
         if is_looking {
             self.look_at_node();
         }
-        if is_routing {
-            self.widen_rules();
-            self.sync_routes(now);
-        }
         if is_looking {
-            self.policies = self.policies();
+            let wanted = self.policies();
+            if is_routing {
+                self.widen_rules(&wanted);
+                self.sync_routes(now);
+            }
+            self.policies = wanted;
         }
         self.annotate();
         if is_routing || self.rules_due <= now {
@@ -205,8 +206,8 @@ impl<R: Routes> Driver<R> {
 
     /// Whoever is reached directly must not see this node's address instead of a pod's, not even at first: rules know of
     /// networks before there are routes to them, and until these are gone.
-    fn widen_rules(&mut self) {
-        let mut policies = self.policies();
+    fn widen_rules(&mut self, wanted: &[Policy]) {
+        let mut policies = wanted.to_vec();
         for (policy, before) in policies.iter_mut().zip(&self.policies) {
             policy.widen(before);
         }

@@ -60,8 +60,17 @@ impl Policy {
 
     /// Adds what another one has inside.
     pub fn widen(&mut self, other: &Policy) {
+        if other.inside.iter().all(|network| self.has_inside(network)) {
+            return;
+        }
         let inside = self.inside.iter().chain(&other.inside).copied().collect::<Vec<_>>();
         *self = Policy::new(self.family, &self.pods, inside);
+    }
+
+    /// Whether a network is part of one of `inside`, which are sorted and do not overlap.
+    fn has_inside(&self, network: &IpNet) -> bool {
+        let later = self.inside.partition_point(|inside| inside.network() <= network.network());
+        later.checked_sub(1).is_some_and(|index| self.inside[index].contains(network))
     }
 }
 
@@ -164,4 +173,25 @@ pub fn cleanup() -> Vec<Error> {
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(inside: &[&str]) -> Policy {
+        let inside = inside.iter().map(|text| text.parse::<IpNet>().unwrap());
+        Policy::new(Family::V4, &["10.244.1.0/24".parse().unwrap()], inside)
+    }
+
+    #[test]
+    fn a_policy_is_widened_by_what_it_has_not_yet() {
+        let wide = policy(&["10.244.2.0/24", "10.244.3.0/24", "172.18.0.2/32"]);
+        let (before, mut same) = (policy(&["10.244.2.0/24"]), wide.clone());
+        same.widen(&before);
+        assert_eq!(same, wide, "it has that already, as part of a larger one");
+        let mut narrow = policy(&["172.18.0.2/32"]);
+        narrow.widen(&policy(&["10.244.3.0/24", "10.244.2.0/24"]));
+        assert_eq!(narrow, wide);
+    }
 }
