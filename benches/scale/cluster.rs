@@ -46,6 +46,12 @@ pub fn fill(server: &ApiServer, size: Size) {
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": HERE},
         "status": {"addresses": [{"type": "InternalIP", "address": "172.18.0.2"}]},
     }));
+    // Without it, what is sent to a Service that is not there yet leaves untranslated: connection tracking would keep it so
+    // for later connections from the same port.
+    server.apply(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ["10.96.0.0/12"]},
+    }));
     for index in 0..size.services {
         server.apply(service(index));
         let endpoints = if size.is_probe(index) { vec![PODS[0]] } else { synthetic(index, size.endpoints) };

@@ -129,7 +129,7 @@ fn connect_times(lab: &Lab, to: SocketAddr) -> Result<Vec<f64>> {
         Ok(times)
     };
     let host = lab.host_of(CLIENT.into()).context("no client")?;
-    Ok(host.namespace.run(connect)??)
+    host.namespace.run(connect)?.with_context(|| format!("connect to {to}"))
 }
 
 /// Closes with a reset: with thousands of ports in TIME_WAIT, finding a free one takes longer than connecting.
