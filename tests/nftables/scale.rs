@@ -1,7 +1,7 @@
 //! A large cluster in a kernel that has other things to do.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use ferrovia::kernel::nftables::{

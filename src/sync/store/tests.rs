@@ -303,7 +303,7 @@ fn e14_a_node_may_come_after_everything_else() {
 
 #[test]
 fn endpoints_are_kept_as_they_came() {
-    let of_family = |addresses: [&str; 4]| {
+    fn of_family(addresses: [&'static str; 4]) -> ([&'static str; 4], EndpointSlice) {
         let [first, second, third, fourth] = addresses;
         let endpoints = vec![
             here(first),
@@ -312,7 +312,7 @@ fn endpoints_are_kept_as_they_came() {
             elsewhere(fourth).unready().nowhere(),
         ];
         (addresses, slice("shop/web-1", "web", endpoints))
-    };
+    }
     for (addresses, slice) in [
         of_family(["10.244.1.5", "10.244.2.5", "10.244.1.6", "10.244.2.6"]),
         of_family(["fd00::5", "fd00:2::5", "fd00::6", "fd00:2::6"]),
