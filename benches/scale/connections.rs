@@ -69,6 +69,7 @@ impl Baselines {
         {
             println!("  {what:36} {time:8.1} us, {:.2} x; {:.2} x", time / empty, time / tracked);
         }
+        println!("  {:36} {:8.2} x", "through it, against past it to its pod", through / past);
         Ok(())
     }
 }

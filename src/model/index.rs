@@ -80,6 +80,10 @@ impl Index {
         }
     }
 
+    pub(super) fn pack(&mut self) {
+        self.roles = std::mem::take(&mut self.roles).into_iter().collect();
+    }
+
     pub(super) fn roles(&self) -> &BTreeMap<(Role, FrontendKey), Arc<ServicePort>> {
         &self.roles
     }

@@ -1,6 +1,8 @@
 //! All ServicePorts of one address family, with what changed since a mode last wrote them.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +20,8 @@ use super::{
 pub struct ServiceTable {
     family: Family,
     node: NodePolicy,
-    ports: BTreeMap<ServicePortName, Arc<ServicePort>>,
+    /// Sorted by name.
+    ports: BTreeSet<ByName>,
     frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
     index: Index,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
@@ -28,6 +31,36 @@ pub struct ServiceTable {
     doubted: bool,
     /// Modes let traffic to these ports in: other ports are news to them.
     new_health_check_ports: bool,
+}
+
+/// A ServicePort as what its name is, which then need not be kept twice.
+#[derive(Debug)]
+struct ByName(Arc<ServicePort>);
+
+impl Borrow<ServicePortName> for ByName {
+    fn borrow(&self) -> &ServicePortName {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
 }
 
 /// What may differ from what a mode last wrote.
@@ -71,7 +104,7 @@ impl ServiceTable {
         ServiceTable {
             family,
             node: NodePolicy::default(),
-            ports: BTreeMap::new(),
+            ports: BTreeSet::new(),
             frontends: BTreeMap::new(),
             index: Index::default(),
             health_checks: BTreeMap::new(),
@@ -90,12 +123,12 @@ impl ServiceTable {
     }
 
     pub fn get(&self, name: &ServicePortName) -> Option<&Arc<ServicePort>> {
-        self.ports.get(name)
+        self.ports.get(name).map(|ByName(port)| port)
     }
 
     /// Every ServicePort, by name.
     pub fn ports(&self) -> impl ExactSizeIterator<Item = &Arc<ServicePort>> {
-        self.ports.values()
+        self.ports.iter().map(|ByName(port)| port)
     }
 
     /// The ServicePorts of one Service.
@@ -107,7 +140,7 @@ impl ServiceTable {
             protocol: Protocol::Tcp,
         };
         let range = self.ports.range(first..);
-        range.map(|(_, port)| port).take_while(move |port| port.name.is_of(service))
+        range.map(|ByName(port)| port).take_while(move |port| port.name.is_of(service))
     }
 
     /// Every frontend with the ServicePort that owns it, by address, protocol and port.
@@ -177,7 +210,7 @@ impl ServiceTable {
     /// The names to look at; with everything in doubt, all that there are.
     pub fn changed(&self) -> Box<dyn Iterator<Item = &ServicePortName> + '_> {
         match self.changes() {
-            Changes::Everything => Box::new(self.ports.keys()),
+            Changes::Everything => Box::new(self.ports().map(|port| &port.name)),
             Changes::Some(changes) => Box::new(changes.keys()),
         }
     }
@@ -192,7 +225,7 @@ impl ServiceTable {
 
     /// Adds or replaces a ServicePort. One that is equal to what is there keeps its `Arc` and is no change.
     pub fn set(&mut self, port: ServicePort) {
-        let before = self.ports.get(&port.name);
+        let before = self.get(&port.name);
         if before.is_some_and(|before| **before == port) {
             return;
         }
@@ -207,12 +240,12 @@ impl ServiceTable {
         for frontend in &port.frontends {
             self.frontends.insert(port.key(frontend), Arc::clone(&port));
         }
-        self.ports.insert(name.clone(), port);
+        self.ports.replace(ByName(port));
         self.note_change(name, before);
     }
 
     pub fn remove(&mut self, name: &ServicePortName) {
-        if let Some(before) = self.ports.remove(name) {
+        if let Some(ByName(before)) = self.ports.take(name) {
             self.forget_frontends(&before);
             self.index.remove(&before);
             self.note_change(name.clone(), Some(before));
@@ -238,6 +271,14 @@ impl ServiceTable {
         self.touched = Some(BTreeMap::new());
         self.doubted = false;
         self.new_health_check_ports = false;
+    }
+
+    /// Makes the table as small as it can be, at the cost of a walk through all of it: maps that were filled in order of their
+    /// keys are half empty.
+    pub fn pack(&mut self) {
+        self.ports = std::mem::take(&mut self.ports).into_iter().collect();
+        self.frontends = std::mem::take(&mut self.frontends).into_iter().collect();
+        self.index.pack();
     }
 
     /// The kernel may hold anything: the next plan has to look at all of it.

@@ -176,7 +176,11 @@ impl<M: Mode> Sync<M> {
         }
         self.recompile();
         for (path, table) in self.paths.iter_mut().zip(&mut self.tables) {
-            path.work(table, self.conntrack.as_mut(), &self.reporter);
+            path.sync(table, &self.reporter);
+        }
+        // What can wait for one family does not keep the other's rules back.
+        for (path, table) in self.paths.iter_mut().zip(&self.tables) {
+            path.follow_up(table, self.conntrack.as_mut(), &self.reporter);
         }
     }
 
@@ -209,13 +213,16 @@ impl<M: Mode> Path<M> {
             .flatten()
     }
 
-    fn work(&mut self, table: &mut ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
+    fn sync(&mut self, table: &mut ServiceTable, reporter: &Reporter) {
         if let Err(error) = self.plane.tick(table, Instant::now()) {
             reporter.drift_unknown(table.family(), &error);
         }
         if self.plane.is_due(Instant::now()) {
             self.write(table, reporter);
         }
+    }
+
+    fn follow_up(&mut self, table: &ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
         if self.predecessors.due().is_some_and(|due| due <= Instant::now()) {
             self.retire_predecessors(table.family(), reporter);
         }

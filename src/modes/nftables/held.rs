@@ -1,8 +1,6 @@
 //! What this mode knows to be in the kernel.
 
-use std::collections::BTreeMap;
-
-use super::member::{Leads, Member};
+use super::members::Members;
 use super::names::SetId;
 use super::objects::Objects;
 use super::volumes::AllSlots;
@@ -12,7 +10,7 @@ use crate::kernel::nftables::Element;
 #[derive(Debug, Default)]
 pub struct Held {
     pub table: Presence,
-    pub members: BTreeMap<Member, Option<Leads>>,
+    pub members: Members,
     pub slots: AllSlots,
     pub objects: Objects,
     /// Elements of our sets that are never written here.

@@ -1,8 +1,8 @@
 //! Members of the fixed sets, as what they mean and as the kernel has them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::key::{self, Key};
 use super::names::{Keying, Set, SetId};
@@ -37,23 +37,13 @@ impl Leads {
 }
 
 impl Member {
-    /// The first in order of the networks that ClusterIPs are taken from.
-    pub fn first_service_network() -> Self {
-        Member::ServiceNetwork(Ipv4Net::default().into())
-    }
-
-    /// The first in order of the clients that may use a frontend.
-    pub fn first_range(place: FrontendKey) -> Self {
-        Member::Range(place, Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into())
-    }
-
     /// What it leads to.
-    pub fn class(&self, leads: &Leads) -> Option<ClassId> {
+    pub fn class(&self, to: Number) -> Option<ClassId> {
         let map = match self {
             Member::Place(Set::Sticky, _) => Set::Timeouts,
             _ => Set::Classes,
         };
-        (leads.to != Number::ACCEPT).then_some(ClassId { map, number: leads.to })
+        (to != Number::ACCEPT).then_some(ClassId { map, number: to })
     }
 
     pub fn set(&self) -> SetId {

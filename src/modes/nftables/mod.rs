@@ -12,6 +12,7 @@ mod hooks;
 pub(super) mod key;
 mod ledger;
 mod member;
+mod members;
 pub(super) mod names;
 mod numbers;
 mod objects;
@@ -27,6 +28,7 @@ mod traffic;
 mod volumes;
 mod watch;
 mod work;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -48,6 +50,7 @@ use base::Style;
 use held::Held;
 use ledger::Ledger;
 use work::Scope;
+use writing::Writing;
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +67,23 @@ impl Default for Settings {
     }
 }
 
+/// Whether this process is told what others do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    All,
+    /// While a large load is written.
+    Nothing,
+    /// Somebody did something meanwhile, whatever table it was.
+    MissedSomething,
+}
+
 /// The nftables mode for one address family.
 #[derive(Debug)]
 pub struct Nftables<D> {
     family: Family,
-    door: D,
+    writing: Writing<D>,
     watch: Box<dyn Watch>,
+    hearing: Hearing,
     settings: Settings,
     held: Held,
     scope: Scope,
@@ -81,8 +95,39 @@ impl<D: door::Nftables> Nftables<D> {
     /// `watch` tells of what others do to the table.
     pub fn new(family: Family, door: D, watch: Box<dyn Watch>, settings: Settings) -> Self {
         let (held, scope) = (Held::default(), Scope::Everything);
-        let (ledger, predecessors) = (Ledger::default(), Predecessors::default());
-        Nftables { family, door, watch, settings, held, scope, ledger, predecessors }
+        let (writing, ledger, predecessors) =
+            (Writing::new(door), Ledger::default(), Predecessors::default());
+        let hearing = Hearing::All;
+        Nftables { family, writing, watch, hearing, settings, held, scope, ledger, predecessors }
+    }
+
+    /// For loads that begin with reading everything: should somebody have done something meanwhile, it is read once more.
+    fn stop_listening(&mut self) -> Result<(), Error> {
+        if self.hearing == Hearing::All {
+            self.watch.pause()?;
+            self.hearing = Hearing::Nothing;
+        }
+        Ok(())
+    }
+
+    /// Before everything is read, so that nothing need have been heard.
+    fn listen(&mut self) -> Result<(), Error> {
+        if self.hearing == Hearing::Nothing {
+            self.watch.resume()?;
+        }
+        self.hearing = Hearing::All;
+        Ok(())
+    }
+
+    /// After a load, during which others may have done something unheard.
+    fn listen_again(&mut self) -> Result<(), Error> {
+        if self.hearing == Hearing::Nothing {
+            self.watch.resume()?;
+            let now = self.writing.door()?.generation().map_err(error::observing)?;
+            let is_known = self.ledger.accounts_for(now, self.watch.told());
+            self.hearing = if is_known { Hearing::All } else { Hearing::MissedSomething };
+        }
+        Ok(())
     }
 
     /// With what goes once its own rules are in place.
@@ -106,7 +151,7 @@ pub fn render(settings: &Settings, table: &ServiceTable) -> String {
     }
 }
 
-impl<D: door::Nftables> Mode for Nftables<D> {
+impl<D: door::Nftables + Send + 'static> Mode for Nftables<D> {
     type Plan = Plan;
     type Error = Error;
 
@@ -118,13 +163,15 @@ impl<D: door::Nftables> Mode for Nftables<D> {
 
     fn observe(&mut self) -> Result<(), Error> {
         // What others do while we read counts as drift.
-        let now = self.door.generation().map_err(error::observing)?;
+        self.listen()?;
+        let mut door = self.writing.door_anyway();
+        let now = door.generation().map_err(error::observing)?;
         self.watch.disturbed()?;
         self.ledger = Ledger::open(now, self.watch.told());
         // Not beside what is read: that may be half a million slots.
         self.held = Held::default();
         let style = Style::new(&self.settings, &ServiceTable::new(self.family));
-        self.held = observe::observe(&mut self.door, self.family, &style)?;
+        self.held = observe::observe(&mut *door, self.family, &style)?;
         self.scope = Scope::Everything;
         Ok(())
     }
@@ -134,14 +181,23 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     }
 
     fn apply(&mut self, plan: Plan) -> Result<(), Error> {
-        self.door
-            .commit(&plan.transaction)
-            .map_err(|source| Error::Apply { culprit: plan.culprit(&source).map(Box::new), source })?;
-        self.ledger.note_own(u32::from(!plan.transaction.is_empty()));
-        let purged = affinity::purge(&mut self.door, self.family, &plan.purge).map_err(Error::Affinity)?;
-        self.ledger.note_own(purged);
-        plan.outcome.learn(&mut self.held, plan.made);
-        self.scope = plan.rest.map_or(Scope::Changes, Scope::Rest);
+        let Plan { written, outcome, purge, rest, made } = plan;
+        self.ledger.note_own(u32::from(!written.transaction.is_empty()));
+        if rest.is_some() {
+            if matches!(self.scope, Scope::Everything) {
+                self.stop_listening()?;
+            }
+            self.writing.write_meanwhile(written)?;
+        } else {
+            self.writing.write(&written)?;
+            let purged = affinity::purge(&mut *self.writing.door()?, self.family, &purge);
+            self.ledger.note_own(purged.map_err(Error::Affinity)?);
+        }
+        outcome.learn(&mut self.held, made);
+        self.scope = rest.map_or(Scope::Changes, Scope::Rest);
+        if !self.is_halfway() {
+            self.listen_again()?;
+        }
         Ok(())
     }
 
@@ -154,7 +210,8 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     }
 
     fn drift(&mut self) -> Result<Drift, Error> {
-        Ok(if self.watch.disturbed()? { Drift::Suspected } else { Drift::None })
+        let is_disturbed = self.watch.disturbed()? || self.hearing == Hearing::MissedSomething;
+        Ok(if is_disturbed { Drift::Suspected } else { Drift::None })
     }
 
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
@@ -172,7 +229,7 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     /// A look at the generation. A transaction that is just being told of is one the second time.
     fn audit(&mut self) -> Result<Drift, Error> {
         for _ in 0..2 {
-            let now = self.door.generation().map_err(error::observing)?;
+            let now = self.writing.door()?.generation().map_err(error::observing)?;
             if self.watch.disturbed()? {
                 return Ok(Drift::Suspected);
             }
@@ -192,12 +249,12 @@ impl<D: door::Nftables> Mode for Nftables<D> {
     }
 
     fn traffic(&mut self, want: &ServiceTable) -> Result<BTreeMap<ServicePortName, Traffic>, Error> {
-        traffic::read(&mut self.door, want).map_err(Error::Traffic)
+        traffic::read(&mut *self.writing.door()?, want).map_err(Error::Traffic)
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {
         self.held = Held::default();
         self.scope = Scope::Everything;
-        cleanup::delete(&mut self.door, &names::table(self.family)).map_err(Error::Cleanup)
+        cleanup::delete(&mut *self.writing.door_anyway(), &names::table(self.family)).map_err(Error::Cleanup)
     }
 }

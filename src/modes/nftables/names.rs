@@ -143,21 +143,8 @@ pub const NAMES: [(Set, Keying, &str); 30] = [
 ];
 
 impl Set {
-    /// Whose elements are frontends, one each.
-    pub const OF_PLACES: [Set; 12] = [
-        Set::Services,
-        Set::ShortCircuits,
-        Set::OwnShortCircuits,
-        Set::Guarded,
-        Set::Drop,
-        Set::DropOutside,
-        Set::Reject,
-        Set::Claimed,
-        Set::Connections,
-        Set::Requests,
-        Set::Replies,
-        Set::Sticky,
-    ];
+    /// The first and the last in order.
+    pub const ENDS: (Set, Set) = (Set::Services, Set::Affinity);
 
     /// Those that are there only for `--service-counters`.
     pub const COUNTING: [Set; 3] = [Set::Connections, Set::Requests, Set::Replies];
@@ -255,6 +242,9 @@ pub struct SlotMap {
 /// (`nf_tables_dump_set`): 18 s for half a million, half a second for as many in maps of this size.
 const VOLUME: u32 = 8192;
 
+/// Elements in the first map of a kind: the kernel makes room for all when the map is made, and most nodes have few.
+const FIRST_VOLUME: u32 = 1024;
+
 const NODE: &str = "node-";
 const POLICIES: [(TrafficPolicy, &str); 2] =
     [(TrafficPolicy::Cluster, "cluster"), (TrafficPolicy::Local, "local")];
@@ -278,7 +268,8 @@ impl SlotMap {
 
     /// How many frontends it has room for.
     pub fn room(&self) -> u32 {
-        (VOLUME / self.slots.max(1)).max(1)
+        let elements = if self.volume == 1 { FIRST_VOLUME } else { VOLUME };
+        (elements / self.slots.max(1)).max(1)
     }
 
     /// The number of slots, and the volume unless it is the first: `3`, `3.2`. No name of a Service has a dot.
@@ -296,7 +287,9 @@ impl SlotMap {
         // Once nft is told the fields of a key, it wants to be told those of the data as well.
         let data = vec![Selector::DestinationAddress(family), Selector::DestinationPort];
         let data = SetData::Value(Shape::Selectors(data));
-        door::Set::map(&self.to_string(), Shape::Selectors(key), data)
+        // Told the size, the kernel takes a table of hashes that need not grow: faster to fill and to look up.
+        let size = Some(self.room() * self.slots.max(1));
+        door::Set { size, ..door::Set::map(&self.to_string(), Shape::Selectors(key), data) }
     }
 }
 

@@ -7,10 +7,11 @@ use super::error::{self, Error};
 use super::held::{Held, Presence};
 use super::key;
 use super::member::Member;
+use super::members::Led;
 use super::names::{self, Keying, Set, SetId, SlotMap};
 use super::numbers::ClassId;
 use super::objects::{Content, HeldChain, Object, named};
-use super::slots::Target;
+use super::slots::{Packed, Target};
 use super::volumes::SlotPlace;
 use crate::kernel::nftables::set::SetData;
 use crate::kernel::nftables::table::{Activity, Ownership};
@@ -95,10 +96,10 @@ impl Reading<'_> {
         let (family, held) = (self.family, &mut self.held);
         let mut note = |element: &Element| match Member::parse(fixed, keying, family, element) {
             Some((member, leads)) => {
-                if let Some(class) = leads.as_ref().and_then(|leads| member.class(leads)) {
+                if let Some(class) = leads.as_ref().and_then(|leads| member.class(leads.to)) {
                     held.objects.observed_user(Object::Class(class));
                 }
-                held.members.insert(member, leads);
+                held.members.insert(member, leads.as_ref().map(Led::by));
             }
             None => held.strangers.push((SetId::Fixed(fixed, keying), element.clone())),
         };
@@ -119,7 +120,7 @@ impl Reading<'_> {
         for (place, slots) in found {
             let SlotMap { policy, slots: count, volume, .. } = map;
             let at = SlotPlace { place, policy, count, volume };
-            self.held.slots.insert(at, slots.into());
+            self.held.slots.insert(at, Packed::of(&slots));
         }
         Ok(())
     }

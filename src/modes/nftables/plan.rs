@@ -7,10 +7,11 @@ use std::time::Instant;
 use super::affinity::Purge;
 use super::held::{Held, Presence};
 use super::key::Key;
-use super::member::{Leads, Member};
+use super::member::Member;
+use super::members::Led;
 use super::names::SetId;
 use super::objects::ObjectChanges;
-use super::slots::Slots;
+use super::slots::Packed;
 use super::volumes::SlotPlace;
 use super::work::Rest;
 use crate::kernel::nftables::transaction::Operation;
@@ -20,16 +21,22 @@ use crate::model::{Family, FrontendKey, ServicePortName};
 /// One transaction, of several where there is much to do, and what is known when it is done. `Display` is a script for `nft -f`.
 #[derive(Debug)]
 pub struct Plan {
-    pub(super) family: Family,
-    pub(super) transaction: Transaction,
+    pub(super) written: Written,
     pub(super) outcome: Outcome,
     /// Clients to forget once no new ones can be remembered for what left.
     pub(super) purge: Purge,
-    pub(super) owners: Owners,
     /// What the next plan has to look at, if this one is a part.
     pub(super) rest: Option<Rest>,
     /// When it was made.
     pub(super) made: Instant,
+}
+
+/// What goes to the kernel.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub family: Family,
+    pub transaction: Transaction,
+    pub owners: Owners,
 }
 
 /// Whom to blame for what.
@@ -44,9 +51,9 @@ pub(super) struct Owners {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// `None` for one that is gone.
-    pub members: Vec<(Member, Option<Option<Leads>>)>,
+    pub members: Vec<(Member, Option<Option<Led>>)>,
     /// `None` for those that are gone.
-    pub slots: Vec<(SlotPlace, Option<Slots>)>,
+    pub slots: Vec<(SlotPlace, Option<Packed>)>,
     pub objects: ObjectChanges,
 }
 
@@ -59,15 +66,17 @@ impl Plan {
             }
             _ => 1,
         };
-        self.transaction.operations.iter().map(count).sum()
+        self.written.transaction.operations.iter().map(count).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.transaction.is_empty()
+        self.written.transaction.is_empty()
     }
+}
 
+impl Written {
     /// The ServicePort that the kernel means.
-    pub(super) fn culprit(&self, error: &NftablesError) -> Option<ServicePortName> {
+    pub fn culprit(&self, error: &NftablesError) -> Option<ServicePortName> {
         error.refusals().iter().find_map(|refusal| self.owner(refusal)).cloned()
     }
 
@@ -97,8 +106,8 @@ impl Outcome {
         held.strangers.clear();
         for (member, after) in self.members {
             match after {
-                Some(leads) => drop(held.members.insert(member, leads)),
-                None => drop(held.members.remove(&member)),
+                Some(led) => held.members.insert(member, led),
+                None => held.members.remove(&member),
             }
         }
         for (place, after) in self.slots {
@@ -113,6 +122,6 @@ impl Outcome {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.transaction, self.purge)
+        write!(f, "{}{}", self.written.transaction, self.purge)
     }
 }

@@ -13,11 +13,12 @@ use super::edits::Edits;
 use super::held::{Held, Presence};
 use super::key;
 use super::member::{Leads, Member};
+use super::members::Led;
 use super::names::{self, Set, SetId};
 use super::numbers::Number;
-use super::plan::{Outcome, Owners, Plan};
+use super::plan::{Outcome, Owners, Plan, Written};
 use super::render::{self, Goal, Wanted};
-use super::slots::{self, Slots, Target};
+use super::slots::{self, Packed, Target};
 use super::traffic::Counting;
 use super::volumes::{SlotPlace, Volumes};
 use super::work::{PART, Rest, Scope, Work};
@@ -99,8 +100,7 @@ impl Planner<'_> {
 
     fn service_networks(&mut self) {
         let wanted = render::of_service_networks(self.want);
-        let all = self.held.members.range(Member::first_service_network()..);
-        let held: Vec<_> = all.map(|(member, _)| *member).collect();
+        let held: Vec<_> = self.held.members.service_networks().collect();
         self.members(&held, &wanted);
     }
 
@@ -112,7 +112,7 @@ impl Planner<'_> {
             .map(|policy| self.slots(place, policy, wanted.shares(policy)));
         let left = left.into_iter().find(|left| *left == Departure::Some).unwrap_or(Departure::None);
         self.clients(place, &wanted, left);
-        let held = self.held_at(place);
+        let held: Vec<_> = self.held.members.at(place).collect();
         self.members(&held, &members);
     }
 
@@ -127,14 +127,6 @@ impl Planner<'_> {
             comment: Some(Comment::new(&port.name.to_string())),
         };
         wanted.members.iter().map(|(member, goal)| (*member, goal.map(leads))).collect()
-    }
-
-    fn held_at(&self, place: FrontendKey) -> Vec<Member> {
-        let fixed = Set::OF_PLACES.into_iter().map(|set| Member::Place(set, place));
-        let fixed = fixed.filter(|member| self.held.members.contains_key(member));
-        let ranges = self.held.members.range(Member::first_range(place)..).map(|(member, _)| *member);
-        let is_here = |member: &Member| matches!(member, Member::Range(of, _) if *of == place);
-        fixed.chain(ranges.take_while(is_here)).collect()
     }
 
     /// Where everybody else is forgotten, those that stay have to be named; else those of whom somebody left.
@@ -152,7 +144,7 @@ impl Planner<'_> {
     /// Who was remembered for an endpoint elsewhere must not get there where the policy is Local from now on: without
     /// this node's source address the answer would come from a stranger.
     fn becomes_local(&self, place: FrontendKey, wanted: &Wanted<'_>) -> bool {
-        let had = |policy| self.held.slots.of(place, policy).next().is_some();
+        let had = |policy| self.held.slots.places_of(place, policy).next().is_some();
         !wanted.shares(TrafficPolicy::Local).is_empty()
             && !had(TrafficPolicy::Local)
             && had(TrafficPolicy::Cluster)
@@ -161,8 +153,8 @@ impl Planner<'_> {
     fn was_sticky(&self, place: FrontendKey) -> bool {
         [Set::Services, Set::ShortCircuits].into_iter().any(|set| {
             let member = Member::Place(set, place);
-            let leads = self.held.members.get(&member).and_then(Option::as_ref);
-            let class = leads.and_then(|leads| member.class(leads));
+            let led = self.held.members.get(&member).flatten();
+            let class = led.and_then(|led| member.class(led.to));
             let verdict = class.and_then(|class| self.held.objects.numbers.verdict(class));
             verdict.and_then(Verdict::chain).is_some_and(|chain| may_be_sticky(chain))
         })
@@ -171,15 +163,15 @@ impl Planner<'_> {
     /// Brings the slots of a frontend to what is wanted.
     fn slots(&mut self, place: FrontendKey, policy: TrafficPolicy, shares: &[(Target, u32)]) -> Departure {
         let at = self.volumes.choose(place, policy, slots::count(shares));
-        let held: Vec<(&SlotPlace, &Slots)> = self.held.slots.of(place, policy).collect();
-        let here = held.iter().find(|(found, _)| **found == at);
+        let held: Vec<_> = self.held.slots.of(place, policy).collect();
+        let here = held.iter().find(|(found, _)| *found == at);
         let model = here.or(held.first()).map(|(_, slots)| &slots[..]).unwrap_or_default();
         let wanted = slots::assign(shares, model);
         let before = here.map(|(_, slots)| &slots[..]).unwrap_or_default();
         if *wanted != *before {
             self.fill(&at, before, &wanted);
         }
-        for (other, slots) in held.iter().filter(|(found, _)| **found != at) {
+        for (other, slots) in held.iter().filter(|(found, _)| *found != at) {
             self.fill(other, slots, &[]);
         }
         let stays = |target: &Target| shares.iter().any(|(wanted, _)| wanted == target);
@@ -204,14 +196,12 @@ impl Planner<'_> {
         }
         let by = i64::from(!after.is_empty()) - i64::from(!before.is_empty());
         self.volumes.note(at.map(), by);
-        self.outcome.slots.push((*at, (!after.is_empty()).then(|| after.into())));
+        self.outcome.slots.push((*at, (!after.is_empty()).then(|| Packed::of(after))));
     }
 
     fn address(&mut self, address: IpAddr) {
         let wanted = render::of_address(self.want, address);
-        let all = [Set::ClusterIps, Set::VirtualIps, Set::Hairpin];
-        let members = all.into_iter().map(|set| Member::Address(set, address));
-        let held: Vec<_> = members.filter(|member| self.held.members.contains_key(member)).collect();
+        let held: Vec<_> = self.held.members.at_address(address).collect();
         self.members(&held, &wanted);
     }
 
@@ -222,21 +212,22 @@ impl Planner<'_> {
             self.outcome.members.push((*member, None));
         }
         for (member, leads) in wanted {
+            let led = leads.as_ref().map(Led::by);
             match self.held.members.get(member) {
-                Some(held) if held == leads => continue,
+                Some(held) if held == led => continue,
                 Some(_) => self.delete(member),
                 None => {}
             }
             self.edits.add(member.set(), &member.element(leads.as_ref()));
-            self.building.leads(member, leads.as_ref(), 1);
-            self.outcome.members.push((*member, Some(leads.clone())));
+            self.building.leads(member, led.map(|led| led.to), 1);
+            self.outcome.members.push((*member, Some(led)));
         }
     }
 
     fn delete(&mut self, member: &Member) {
         self.edits.delete(member.set(), &member.element(None));
-        let leads = self.held.members.get(member).and_then(Option::as_ref);
-        self.building.leads(member, leads, -1);
+        let led = self.held.members.get(member).flatten();
+        self.building.leads(member, led.map(|led| led.to), -1);
     }
 
     fn finish(self, mut rest: Rest, now: Instant) -> Plan {
@@ -263,7 +254,7 @@ impl Planner<'_> {
                 (Purge::default(), Some(rest))
             }
         };
-        Plan { family, transaction, outcome, purge, owners, rest, made: now }
+        Plan { written: Written { family, transaction, owners }, outcome, purge, rest, made: now }
     }
 }
 

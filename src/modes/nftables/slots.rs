@@ -8,8 +8,55 @@ use crate::model::Endpoint;
 /// An endpoint's address and port.
 pub type Target = (IpAddr, u16);
 
-/// As far as they are filled.
+/// As far as they are filled; [`Packed`] as long as nobody looks.
 pub type Slots = Box<[Option<Target>]>;
+
+/// Slots as they are kept: of all that a node knows there are most of these. One after the other, with the number of octets
+/// of its address, these and its port; without anything more if it is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packed(Box<[u8]>);
+
+impl Packed {
+    pub fn of(slots: &[Option<Target>]) -> Self {
+        let mut bytes = Vec::with_capacity(slots.len() * 7);
+        for slot in slots {
+            match slot {
+                None => bytes.push(0),
+                Some((IpAddr::V4(address), port)) => put(&mut bytes, &address.octets(), *port),
+                Some((IpAddr::V6(address), port)) => put(&mut bytes, &address.octets(), *port),
+            }
+        }
+        Packed(bytes.into())
+    }
+
+    pub fn unpacked(&self) -> Slots {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(|| take_slot(&mut rest)).collect()
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, octets: &[u8], port: u16) {
+    bytes.push(octets.len() as u8);
+    bytes.extend_from_slice(octets);
+    bytes.extend_from_slice(&port.to_ne_bytes());
+}
+
+fn take_slot(rest: &mut &[u8]) -> Option<Option<Target>> {
+    let (length, after) = rest.split_first()?;
+    *rest = after;
+    let address: IpAddr = match length {
+        0 => return Some(None),
+        4 => take_bytes::<4>(rest)?.into(),
+        _ => take_bytes::<16>(rest)?.into(),
+    };
+    Some(Some((address, u16::from_ne_bytes(take_bytes(rest)?))))
+}
+
+fn take_bytes<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (bytes, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*bytes)
+}
 
 /// Weights are made smaller where they would need more than this.
 const LIMIT: u64 = 1024;
@@ -90,6 +137,16 @@ mod tests {
         assert_eq!(counts(&[100, 50]), [2, 1]);
         assert_eq!(counts(&[65535, 1]), [1023, 1], "scaled down, and nobody is left out");
         assert!(counts(&[]).is_empty());
+    }
+
+    #[test]
+    fn packed_slots_are_what_they_were() {
+        let (v4, v6) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([0xfd; 16]));
+        let slots = [None, Some((v4, 80)), Some((v6, 65535)), Some((v6, 0)), None, Some((v4, 0)), None];
+        for length in 0..=slots.len() {
+            assert_eq!(*Packed::of(&slots[..length]).unpacked(), slots[..length]);
+        }
+        assert_eq!(Packed::of(&[Some((v4, 80)); 10]).0.len(), 70);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::names::{Keying, SlotMap};
-use super::slots::Slots;
+use super::slots::{Packed, Slots};
 use crate::model::{FrontendKey, TrafficPolicy};
 
 /// The slots of a frontend in one map. It is in one for each policy, unless somebody else wrote to them.
@@ -24,12 +24,12 @@ impl SlotPlace {
 
 #[derive(Debug, Default)]
 pub struct AllSlots {
-    slots: BTreeMap<SlotPlace, Slots>,
+    slots: BTreeMap<SlotPlace, Packed>,
     frontends: BTreeMap<SlotMap, u32>,
 }
 
 impl AllSlots {
-    pub fn insert(&mut self, at: SlotPlace, slots: Slots) {
+    pub fn insert(&mut self, at: SlotPlace, slots: Packed) {
         if self.slots.insert(at, slots).is_none() {
             *self.frontends.entry(at.map()).or_default() += 1;
         }
@@ -48,11 +48,20 @@ impl AllSlots {
     }
 
     /// The slots of a frontend in all maps.
-    pub fn of(
+    pub fn of(&self, place: FrontendKey, policy: TrafficPolicy) -> impl Iterator<Item = (SlotPlace, Slots)> {
+        self.range(place, policy).map(|(at, slots)| (*at, slots.unpacked()))
+    }
+
+    /// Where they are.
+    pub fn places_of(&self, place: FrontendKey, policy: TrafficPolicy) -> impl Iterator<Item = SlotPlace> {
+        self.range(place, policy).map(|(at, _)| *at)
+    }
+
+    fn range(
         &self,
         place: FrontendKey,
         policy: TrafficPolicy,
-    ) -> impl Iterator<Item = (&SlotPlace, &Slots)> {
+    ) -> impl Iterator<Item = (&SlotPlace, &Packed)> {
         let first = SlotPlace { place, policy, count: 0, volume: 0 };
         let last = SlotPlace { place, policy, count: u32::MAX, volume: u32::MAX };
         self.slots.range(first..=last)
@@ -74,8 +83,8 @@ impl<'a> Volumes<'a> {
 
     /// Where a frontend with so many slots belongs: where it is, or the first volume with room.
     pub fn choose(&self, place: FrontendKey, policy: TrafficPolicy, count: u32) -> SlotPlace {
-        if let Some((found, _)) = self.held.of(place, policy).find(|(at, _)| at.count == count) {
-            return *found;
+        if let Some(found) = self.held.places_of(place, policy).find(|at| at.count == count) {
+            return found;
         }
         let volumes = (1..).map(|volume| SlotPlace { place, policy, count, volume });
         let mut with_room = volumes.filter(|at| self.frontends(&at.map()) < i64::from(at.map().room()));

@@ -16,6 +16,15 @@ pub trait Watch: fmt::Debug {
     /// How many transactions of others were told of so far, whatever table they touched.
     fn told(&self) -> u32;
 
+    /// Tells of nothing until [`resume`](Self::resume): a large load costs the kernel less if nobody listens.
+    fn pause(&mut self) -> Result<(), SubscriptionError> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), SubscriptionError> {
+        Ok(())
+    }
+
     /// Calls `ring` whenever there may be something to look at.
     fn alert(&mut self, ring: Ring) -> io::Result<()>;
 }
@@ -41,6 +50,14 @@ impl Watch for Subscribed {
 
     fn told(&self) -> u32 {
         self.subscription.transactions()
+    }
+
+    fn pause(&mut self) -> Result<(), SubscriptionError> {
+        self.subscription.pause()
+    }
+
+    fn resume(&mut self) -> Result<(), SubscriptionError> {
+        self.subscription.resume()
     }
 
     fn alert(&mut self, ring: Ring) -> io::Result<()> {

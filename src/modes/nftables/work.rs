@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::affinity::Purge;
 use super::held::Held;
-use super::member::Member;
 use crate::model::{Frontend, FrontendKey, ServicePort, ServiceTable};
 
 /// Elements after which a part ends. What belongs to one frontend stays together.
@@ -51,14 +50,8 @@ impl Work {
     pub fn everything(want: &ServiceTable, held: &Held) -> Self {
         let mut touched = Touched::default();
         want.ports().for_each(|port| touched.add(port));
-        for member in held.members.keys() {
-            match member {
-                Member::Address(_, address) => drop(touched.addresses.insert(*address)),
-                Member::Place(_, place) | Member::Range(place, _) => drop(touched.places.insert(*place)),
-                // Those of the node, not of any Service.
-                Member::ServiceNetwork(_) => {}
-            }
-        }
+        touched.addresses.extend(held.members.addresses());
+        touched.places.extend(held.members.places());
         touched.places.extend(held.slots.places());
         touched.into()
     }

@@ -59,13 +59,13 @@ pub(super) fn candidates<'a>(
     found
 }
 
-fn candidate(endpoint: &StoredEndpoint, port: u16, weight: u16) -> Candidate<'_> {
+fn candidate(endpoint: StoredEndpoint<'_>, port: u16, weight: u16) -> Candidate<'_> {
     Candidate {
         endpoint: Endpoint { address: endpoint.address, port, locality: endpoint.locality, weight },
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,
-        hints: endpoint.hints.as_deref(),
+        hints: endpoint.hints,
     }
 }
 

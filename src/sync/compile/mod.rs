@@ -104,6 +104,9 @@ impl Compiler {
                 self.problems.replace(&name, Scope::Family(table.family()), found, &mut new);
             }
             appeared.extend(new.into_iter().map(|problem| problem.naming_owner(table)));
+            if self.facts.is_none() {
+                table.pack();
+            }
         }
         self.facts = Some(facts);
         appeared.into_iter().collect()

@@ -1,6 +1,6 @@
 //! EndpointSlices in the store: folded to what a node needs, since there are more endpoints than anything else.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::sync::objects::{EndpointPort, EndpointSlice, FieldProblem, Hints, Kin
 pub struct Slice {
     pub name: Arc<str>,
     pub ports: Box<[EndpointPort]>,
-    pub endpoints: Box<[StoredEndpoint]>,
+    pub endpoints: StoredEndpoints,
     pub problems: Box<[FieldProblem]>,
     pub family: Family,
     /// Of every endpoint. Here and not on each, since there are more of those than of anything else.
@@ -21,15 +21,110 @@ pub struct Slice {
     pub(super) generation: Generation,
 }
 
-/// A [`SliceEndpoint`] that knows whether it is on this node instead of which node it is on: a third smaller.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredEndpoint {
+/// A [`SliceEndpoint`] that knows whether it is on this node instead of which node it is on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StoredEndpoint<'a> {
     pub address: IpAddr,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
     pub locality: Locality,
-    pub hints: Option<Arc<Hints>>,
+    pub hints: Option<&'a Hints>,
+}
+
+/// The endpoints of a slice. There are more of them than of anything else: one of IPv4 takes 8 bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredEndpoints {
+    addresses: Addresses,
+    /// As many as addresses, or none where nobody has any.
+    hints: Box<[Option<Arc<Hints>>]>,
+}
+
+/// All of one family, as the API says: what is not of the slice's was left out by the source.
+#[derive(Debug, Clone, PartialEq)]
+enum Addresses {
+    V4(Box<[(Ipv4Addr, State)]>),
+    V6(Box<[(Ipv6Addr, State)]>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct State {
+    is_ready: bool,
+    is_serving: bool,
+    is_terminating: bool,
+    locality: Locality,
+}
+
+impl StoredEndpoints {
+    pub fn iter(&self) -> impl Iterator<Item = StoredEndpoint<'_>> {
+        (0..self.addresses.len()).filter_map(|at| {
+            let (address, state) = self.addresses.get(at)?;
+            Some(StoredEndpoint {
+                address,
+                ready: state.is_ready,
+                serving: state.is_serving,
+                terminating: state.is_terminating,
+                locality: state.locality,
+                hints: self.hints.get(at).and_then(Option::as_deref),
+            })
+        })
+    }
+
+    fn of(endpoints: Box<[SliceEndpoint]>, family: Family, node_name: &str) -> Self {
+        let mut endpoints = Vec::from(endpoints);
+        endpoints.retain(|endpoint| Family::of(endpoint.address) == family);
+        let are_hinted = endpoints.iter().any(|endpoint| endpoint.hints.is_some());
+        let addresses = Addresses::of(&endpoints, family, node_name);
+        let hints = endpoints.into_iter().filter(|_| are_hinted).map(|endpoint| endpoint.hints).collect();
+        StoredEndpoints { addresses, hints }
+    }
+}
+
+impl Addresses {
+    fn of(endpoints: &[SliceEndpoint], family: Family, node_name: &str) -> Self {
+        let state = |endpoint: &SliceEndpoint| State::of(endpoint, node_name);
+        let v4 = |endpoint: &SliceEndpoint| match endpoint.address {
+            IpAddr::V4(address) => Some((address, state(endpoint))),
+            IpAddr::V6(_) => None,
+        };
+        let v6 = |endpoint: &SliceEndpoint| match endpoint.address {
+            IpAddr::V6(address) => Some((address, state(endpoint))),
+            IpAddr::V4(_) => None,
+        };
+        match family {
+            Family::V4 => Addresses::V4(endpoints.iter().filter_map(v4).collect()),
+            Family::V6 => Addresses::V6(endpoints.iter().filter_map(v6).collect()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Addresses::V4(all) => all.len(),
+            Addresses::V6(all) => all.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<(IpAddr, State)> {
+        match self {
+            Addresses::V4(all) => all.get(at).map(|(address, state)| ((*address).into(), *state)),
+            Addresses::V6(all) => all.get(at).map(|(address, state)| ((*address).into(), *state)),
+        }
+    }
+}
+
+impl State {
+    fn of(endpoint: &SliceEndpoint, node_name: &str) -> Self {
+        State {
+            is_ready: endpoint.ready,
+            is_serving: endpoint.serving,
+            is_terminating: endpoint.terminating,
+            locality: match &endpoint.node {
+                None => Locality::Unknown,
+                Some(node) if **node == *node_name => Locality::Local,
+                Some(_) => Locality::Remote,
+            },
+        }
+    }
 }
 
 impl Slice {
@@ -112,25 +207,10 @@ fn fold(slice: EndpointSlice, node_name: &str, generation: Generation) -> Slice 
     Slice {
         name: slice.name.name,
         ports: slice.ports,
-        endpoints: slice.endpoints.into_iter().map(|endpoint| fold_endpoint(endpoint, node_name)).collect(),
+        endpoints: StoredEndpoints::of(slice.endpoints, slice.family, node_name),
         problems: slice.problems,
         family: slice.family,
         weight: slice.weight,
         generation,
-    }
-}
-
-fn fold_endpoint(endpoint: SliceEndpoint, node_name: &str) -> StoredEndpoint {
-    StoredEndpoint {
-        address: endpoint.address,
-        ready: endpoint.ready,
-        serving: endpoint.serving,
-        terminating: endpoint.terminating,
-        locality: match &endpoint.node {
-            None => Locality::Unknown,
-            Some(node) if **node == *node_name => Locality::Local,
-            Some(_) => Locality::Remote,
-        },
-        hints: endpoint.hints,
     }
 }

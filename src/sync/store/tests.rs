@@ -302,6 +302,39 @@ fn e14_a_node_may_come_after_everything_else() {
 }
 
 #[test]
+fn endpoints_are_kept_as_they_came() {
+    fn of_family(addresses: [&'static str; 4]) -> ([&'static str; 4], EndpointSlice) {
+        let [first, second, third, fourth] = addresses;
+        let endpoints = vec![
+            here(first),
+            elsewhere(second).terminating(),
+            here(third).hinted(&["zone-a"], &["node-b"]),
+            elsewhere(fourth).unready().nowhere(),
+        ];
+        (addresses, slice("shop/web-1", "web", endpoints))
+    }
+    for (addresses, slice) in [
+        of_family(["10.244.1.5", "10.244.2.5", "10.244.1.6", "10.244.2.6"]),
+        of_family(["fd00::5", "fd00:2::5", "fd00::6", "fd00:2::6"]),
+    ] {
+        let came = slice.endpoints.clone();
+        let store = store([slice.into()]);
+        let kept: Vec<_> = store.slices(&name("shop/web"))[0].endpoints.iter().collect();
+        assert_eq!(kept.iter().map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>(), addresses);
+        for (kept, came) in kept.iter().zip(&came) {
+            assert_eq!(
+                (kept.ready, kept.serving, kept.terminating),
+                (came.ready, came.serving, came.terminating)
+            );
+            assert_eq!(kept.hints, came.hints.as_deref());
+        }
+        use crate::model::Locality::{Local, Remote, Unknown};
+        let localities: Vec<_> = kept.iter().map(|endpoint| endpoint.locality).collect();
+        assert_eq!(localities, [Local, Remote, Local, Unknown]);
+    }
+}
+
+#[test]
 fn changes_are_counted_until_they_are_taken_and_in_total() {
     let mut store = store([]);
     store.handle(applied(web()));

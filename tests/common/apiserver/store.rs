@@ -113,8 +113,8 @@ impl Store {
 
     /// What changed after a version.
     pub fn since(&self, resource: &str, version: u64) -> Vec<Change> {
-        let newer = self.history.iter().filter(|change| change.version > version && change.key.0 == resource);
-        newer.cloned().collect()
+        let first = self.history.partition_point(|change| change.version <= version);
+        self.history[first..].iter().filter(|change| change.key.0 == resource).cloned().collect()
     }
 }
 

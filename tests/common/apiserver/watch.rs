@@ -92,7 +92,7 @@ impl Watch {
             }
             _ => {}
         }
-        if self.begin().is_err() {
+        if self.begin().await.is_err() {
             return;
         }
         let resource = self.asked.resource;
@@ -120,7 +120,7 @@ impl Watch {
     }
 
     /// What existed at the beginning, where that was asked for: also, without a mark, by a watch from no version.
-    fn begin(&mut self) -> Result<(), Over> {
+    async fn begin(&mut self) -> Result<(), Over> {
         let from_nowhere = matches!(self.asked.parameter("resourceVersion"), "" | "0");
         if self.asked.verb == Verb::Watch && !from_nowhere {
             let remembered = self.shared.state().store.remembers(self.version);
@@ -130,9 +130,13 @@ impl Watch {
             });
         }
         let existing = self.shared.state().store.at(self.asked.resource, self.version);
-        for object in existing.unwrap_or_default().values() {
+        for (count, object) in existing.unwrap_or_default().values().enumerate() {
             if self.selector.selects(object) && self.fault != Some(What::Empty) {
                 self.line("ADDED", object)?;
+            }
+            // What is there goes out before all is written, as from any server.
+            if count % 64 == 63 {
+                tokio::task::yield_now().await;
             }
         }
         match (self.asked.verb, self.fault.clone()) {

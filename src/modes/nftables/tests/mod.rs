@@ -5,10 +5,11 @@ mod incremental;
 mod planning;
 mod recovery;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::names::{SetId, table as table_of_kernel};
 use super::*;
@@ -32,7 +33,20 @@ const NODE: [u8; 4] = [172, 18, 0, 2];
 
 /// A kernel that outlives its processes.
 #[derive(Clone, Debug, Default)]
-struct Shared(Rc<RefCell<FakeNftables>>);
+struct Shared(Arc<Kernel>);
+
+#[derive(Debug, Default)]
+struct Kernel(Mutex<FakeNftables>);
+
+impl Kernel {
+    fn borrow(&self) -> MutexGuard<'_, FakeNftables> {
+        self.0.lock().unwrap()
+    }
+
+    fn borrow_mut(&self) -> MutexGuard<'_, FakeNftables> {
+        self.borrow()
+    }
+}
 
 impl door::Nftables for Shared {
     fn commit(&mut self, transaction: &Transaction) -> Result<Generation, NftablesError> {
@@ -81,6 +95,7 @@ impl door::Nftables for Shared {
 struct Told {
     disturbed: Rc<Cell<bool>>,
     transactions: Rc<Cell<u32>>,
+    is_paused: Rc<Cell<bool>>,
 }
 
 impl Watch for Told {
@@ -90,6 +105,16 @@ impl Watch for Told {
 
     fn told(&self) -> u32 {
         self.transactions.get()
+    }
+
+    fn pause(&mut self) -> Result<(), SubscriptionError> {
+        assert!(!self.is_paused.replace(true), "once is enough");
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), SubscriptionError> {
+        assert!(self.is_paused.replace(false), "it was never paused");
+        Ok(())
     }
 
     fn alert(&mut self, _ring: Ring) -> io::Result<()> {

@@ -77,27 +77,50 @@ fn y9_much_is_done_in_parts() {
 
 /// The kernel takes the square of a map's size to list it.
 #[test]
-fn a_map_of_slots_that_is_full_is_followed_by_another() {
-    let room = 8192 / 2;
+fn a_map_of_slots_that_is_full_is_followed_by_larger_ones() {
+    let (first, later) = (1024 / 2, 8192 / 2);
     let port = |at: u16| {
         let [high, low] = at.to_be_bytes();
-        service(&format!("s{at}"), &[Frontend::ClusterIp([10, 96, high, low].into())])
+        service(&format!("s{at:04}"), &[Frontend::ClusterIp([10, 96, high, low].into())])
     };
-    let (mut bench, mut table) = Bench::with((0..room + 1).map(port));
-    let sizes = |bench: &Bench| ["cluster-2", "cluster-2.2"].map(|map| bench.list(map).len());
-    assert_eq!(sizes(&bench), [8192, 2]);
-    let last = "10.96.16.0 . tcp . 80 comment \"ns/s4096/TCP\" : goto pick-cluster-random-2.2";
+    let (mut bench, mut table) = Bench::with((0..first + later + 1).map(port));
+    let maps = ["cluster-2", "cluster-2.2", "cluster-2.3"];
+    let sizes = |bench: &Bench| maps.map(|map| bench.list(map).len());
+    assert_eq!(sizes(&bench), [1024, 8192, 2]);
+    let last = "10.96.18.0 . tcp . 80 comment \"ns/s4608/TCP\" : goto pick-cluster-random-2.3";
     assert!(bench.list("services").iter().any(|line| line == last));
     bench.assert_nothing_to_do(&mut table);
-    table.remove(&name("s7"));
+    table.remove(&name("s0007"));
     bench.sync(&mut table);
-    table.set(port(room + 1));
+    table.set(port(first + later + 1));
     bench.sync(&mut table);
-    assert_eq!(sizes(&bench), [8192, 2], "room is used again, and nobody moves");
-    table.remove(&name("s4096"));
+    assert_eq!(sizes(&bench), [1024, 8192, 2], "room is used again, and nobody moves");
+    table.remove(&name("s4608"));
     bench.sync(&mut table);
     bench.sweep(&mut table);
-    assert_eq!(bench.state(), from_scratch(&table));
+    assert_eq!(sizes(&bench), [1024, 8192, 0]);
+    bench.assert_nothing_to_do(&mut table);
+}
+
+/// The kernel makes room for as many elements as the map is told to hold: no more than that may be in it, not even while
+/// some go and others come.
+#[test]
+fn a_full_map_of_slots_takes_who_comes_for_who_leaves() {
+    let room = 1024 / 2;
+    let port = |at: u16, lasts: &[u8]| {
+        let [high, low] = at.to_be_bytes();
+        let mut port = service(&format!("s{at:04}"), &[Frontend::ClusterIp([10, 96, high, low].into())]);
+        port.cluster = endpoints(lasts);
+        port
+    };
+    let (mut bench, mut table) = Bench::with((0..room).map(|at| port(at, &[5, 6])));
+    // Endpoints change, and some frontends make way for as many others.
+    (0..room / 4).for_each(|at| table.set(port(at, &[7, 8])));
+    (room / 4..room / 2).for_each(|at| table.set(port(at, &[5, 6, 7])));
+    (room..room + room / 4).for_each(|at| table.set(port(at, &[5, 6])));
+    bench.sync(&mut table);
+    assert_eq!(["cluster-2", "cluster-2.2"].map(|map| bench.list(map).len()), [1024, 0]);
+    bench.assert_nothing_to_do(&mut table);
 }
 
 /// k8s, PR#122605.

@@ -119,6 +119,43 @@ fn an_audit_reads_again_only_what_is_not_accounted_for() {
     assert_eq!(bench.state(), from_scratch(&table));
 }
 
+/// Nobody listens while a large load is written.
+#[test]
+fn l5_what_others_did_during_a_large_load_is_found_right_after_it() {
+    let port = |at: u16| {
+        let [high, low] = at.to_be_bytes();
+        service(&format!("s{at}"), &[Frontend::ClusterIp([10, 97, high, low].into())])
+    };
+    for meddles in [false, true] {
+        let (mut bench, mut table) = served();
+        (0..2000).map(port).for_each(|port| table.set(port));
+        bench.mode.observe().unwrap();
+        table.unsettle();
+        let mut parts = 0;
+        loop {
+            bench.mode.apply(bench.plan(&table)).unwrap();
+            if !bench.mode.is_halfway() {
+                break;
+            }
+            assert!(bench.told.is_paused.get());
+            parts += 1;
+            if meddles && parts == 1 {
+                bench.meddle_silently(|others| {
+                    others.flush_set(&"cluster-ips".into());
+                });
+            }
+        }
+        table.settle();
+        assert!(parts > 0 && !bench.told.is_paused.get());
+        let expected = if meddles { Drift::Suspected } else { Drift::None };
+        assert_eq!(bench.mode.drift().unwrap(), expected);
+        bench.observe_and_sync(&mut table);
+        assert_eq!(bench.state(), from_scratch(&table));
+        assert_eq!(bench.mode.drift().unwrap(), Drift::None);
+        assert_eq!(bench.mode.audit().unwrap(), Drift::None);
+    }
+}
+
 #[test]
 fn what_nobody_needs_in_our_table_goes() {
     let (mut bench, mut table) = served();
@@ -156,6 +193,33 @@ fn y1_the_kernels_refusal_names_the_service() {
     assert_eq!(error.culprit(), Some(&name("hashed")));
     assert!(!error.is_transient());
     assert_eq!(bench.state(), before, "nothing was written");
+}
+
+/// What became of a part is known only when the next one has been made.
+#[test]
+fn y1_a_refusal_in_the_middle_of_a_large_load_names_the_service_and_costs_no_other() {
+    let port = |at: u16| {
+        let [high, low] = at.to_be_bytes();
+        service(&format!("s{at}"), &[Frontend::ClusterIp([10, 97, high, low].into())])
+    };
+    let hashed = ServicePort { scheduler: Scheduler::SourceHash, ..service("hashed", &[cluster_ip(1)]) };
+    let (mut bench, mut table) = Bench::with((0..3).map(port));
+    bench.kernel.0.borrow_mut().refuse = Some("jhash".to_owned());
+    (3..4000).map(port).chain([hashed]).for_each(|port| table.set(port));
+    let mut parts = 0;
+    let error = loop {
+        parts += 1;
+        match bench.mode.apply(bench.plan(&table)) {
+            Ok(()) => assert!(bench.mode.is_halfway(), "it was refused"),
+            Err(error) => break error,
+        }
+    };
+    assert!(parts > 1, "it was written meanwhile");
+    assert_eq!(error.culprit(), Some(&name("hashed")));
+    table.remove(&name("hashed"));
+    bench.observe_and_sync(&mut table);
+    assert_eq!(bench.state(), from_scratch(&table));
+    assert_eq!(bench.mode.audit().unwrap(), Drift::None);
 }
 
 #[test]
