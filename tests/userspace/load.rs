@@ -1,5 +1,6 @@
 //! More than there is room for.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
@@ -29,13 +30,56 @@ fn p1_without_file_descriptors_accepting_waits_and_connections_live() {
     assert!(metric(&rig, "ferrovia_proxy_accept_pauses_total") > 0.0, "{}", rig.log());
     served.iter_mut().for_each(Echo::assert_alive);
     drop(served);
-    for (number, stream) in waiting.into_iter().enumerate() {
-        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-        let mut line = String::new();
-        let heard = BufReader::new(stream).read_line(&mut line);
-        assert!(line.starts_with("10.244.1.5:8080 "), "{number}: {heard:?}\n{}", rig.log());
-    }
+    // All at once: which of them are served first is up to the threads of the proxy.
+    thread::scope(|scope| {
+        for (number, stream) in waiting.into_iter().enumerate() {
+            let rig = &rig;
+            scope.spawn(move || {
+                let heard = introduction(stream);
+                assert!(heard.starts_with("10.244.1.5:8080 "), "{number}: {heard}\n{}", rig.log());
+            });
+        }
+    });
     Echo::connect(&rig, "10.244.1.9", WEB).assert_alive();
+}
+
+/// What a server says first, or why nothing was heard of it.
+fn introduction(stream: TcpStream) -> String {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = String::new();
+    match BufReader::new(stream).read_line(&mut line) {
+        Ok(_) => line,
+        Err(error) => error.to_string(),
+    }
+}
+
+fn descriptors(process: u32) -> BTreeSet<usize> {
+    let all = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    all.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// The last descriptor goes for the client's own socket. No endpoint is at fault, and no attempt is spent.
+#[test]
+fn p1_a_client_that_was_accepted_without_a_descriptor_for_its_endpoint_waits() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let process = rig.process();
+    let mut open = descriptors(process);
+    let is_settled = || {
+        thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut open, descriptors(process)) == open
+    };
+    assert!(eventually(SOON, is_settled));
+    // The first two that are free: a descriptor has to be below the limit.
+    let limit = (0..).filter(|number| !open.contains(number)).nth(1).unwrap();
+    let hard = rig.run(&format!("prlimit --pid {process} --nofile --noheadings --output=HARD"));
+    rig.run(&format!("prlimit --pid {process} --nofile={limit}:{}", hard.trim()));
+    let stream = rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap();
+    thread::sleep(Duration::from_secs(2));
+    rig.run(&format!("prlimit --pid {process} --nofile={0}:{0}", hard.trim()));
+    let heard = introduction(stream);
+    assert!(heard.starts_with("10.244.1.5:8080 "), "{heard}\n{}", rig.log());
+    assert!(metric(&rig, "ferrovia_proxy_accept_pauses_total") > 0.0);
+    assert_eq!(metric(&rig, "ferrovia_proxied_retries_total"), 0.0);
 }
 
 /// Datagrams from 50,000 addresses: the oldest flows go, memory does not grow, and other Services do not notice.

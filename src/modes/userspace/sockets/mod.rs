@@ -128,21 +128,23 @@ pub enum Origin {
 }
 
 /// A socket for one connection to an endpoint.
-pub fn towards(endpoint: SocketAddr, kind: Type, origin: Origin) -> io::Result<Socket> {
-    let family = Family::of(endpoint.ip());
+pub fn towards(family: Family, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(domain(family), kind.nonblocking().cloexec(), None)?;
     if kind == Type::STREAM {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive())?;
     }
-    if let Origin::Client(client) = origin {
-        set_transparent(&socket, family)?;
-        if kind == Type::STREAM {
-            choose_port_late(&socket)?;
-        }
-        socket.bind(&SocketAddr::new(client.ip(), 0).into())?;
-    }
     Ok(socket)
+}
+
+/// Before it is connected.
+pub fn show(socket: &Socket, kind: Type, origin: Origin) -> io::Result<()> {
+    let Origin::Client(client) = origin else { return Ok(()) };
+    set_transparent(socket, Family::of(client.ip()))?;
+    if kind == Type::STREAM {
+        choose_port_late(socket)?;
+    }
+    socket.bind(&SocketAddr::new(client.ip(), 0).into())
 }
 
 /// Many connections share an address, and need ports that differ only where their endpoints do not.
