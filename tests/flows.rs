@@ -230,7 +230,7 @@ in_every_mode! {
         assert!(eventually(SOON, || rig.forwards_to("10.244.2.6:8080") > 0), "{}", rig.log());
         assert!(sticks(&rig, &first), "whoever else comes and goes");
         // The userspace mode remembers in its process: its README says so.
-        if plane != DataPlane::Userspace {
+        if !plane.is_userspace() {
             rig.kill_proxy();
             rig.start_proxy();
             assert!(sticks(&rig, &first), "over a restart");

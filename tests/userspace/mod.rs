@@ -137,14 +137,67 @@ fn l9_a5_a_switch_to_nftables_and_back_leaves_nothing() {
     assert!(!left.contains("ferrovia") && !left.contains("fwmark") && !left.contains("table 102"), "{left}");
 }
 
+/// By iptables and sets, from any other way to forward and to any other, and nothing is left behind.
+#[test]
+fn l9_a5_a_switch_to_capture_by_iptables_and_back_leaves_nothing() {
+    let mut rig = start(&[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
+    let served = "10.244.1.9   tcp 10.96.0.10:80    -> to 10.244.1.5:8080
+                  172.18.0.2   tcp 10.96.0.10:80    -> to 10.244.1.5:8080
+                  172.18.0.100 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080 masqueraded";
+    let left = |rig: &Rig| {
+        rig.run("nft list ruleset") + &rig.run("iptables-legacy-save") + &rig.run("ipset list -name")
+    };
+    for other in
+        [DataPlane::Nftables, DataPlane::IptablesLegacy, DataPlane::IptablesNft, DataPlane::Userspace]
+    {
+        rig.switch_to(DataPlane::UserspaceByIptables);
+        rig.expect(served);
+        let is_alone = || !left(&rig).contains("table ip ferrovia") && !left(&rig).contains("FERRO-SERVICES");
+        assert!(eventually(SOON, is_alone), "{}", left(&rig));
+        rig.switch_to(other);
+        rig.expect(served);
+        let is_gone = || !left(&rig).contains("TPROXY") && !left(&rig).contains("FERRO-U4");
+        assert!(eventually(SOON, is_gone), "{other:?}: {}", left(&rig));
+    }
+    rig.switch_to(DataPlane::UserspaceByIptables);
+    rig.kill_proxy();
+    crate::ipvs::lab::shell(&rig, &format!("{} cleanup", crate::common::rig::PROGRAM));
+    let left = left(&rig) + &rig.run("ip rule show") + &rig.run("ip route show table all");
+    assert!(!left.contains("FERRO") && !left.contains("fwmark") && !left.contains("table 102"), "{left}");
+}
+
+/// What others do to the rules and the sets is changed back, in the flavour that is nf_tables beneath too.
+#[test]
+fn l5_rules_and_sets_of_the_capture_by_iptables_come_back() {
+    let flags = ["--userspace-capture=iptables".to_owned()];
+    let mut rig =
+        Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &web("", &["10.244.1.5"]))], &flags);
+    rig.start_proxy();
+    for meddling in [
+        "ipset del FERRO-U4-CAPTURED 10.96.0.10,tcp:80",
+        "iptables-nft -t mangle -F FERRO-CAPTURE",
+        "iptables-nft -t mangle -F OUTPUT",
+    ] {
+        crate::ipvs::lab::shell(&rig, meddling);
+        rig.expect_soon(
+            "10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080
+             172.18.0.2 tcp 10.96.0.10:80 -> to 10.244.1.5:8080",
+        );
+    }
+}
+
 /// BridgeInterface and InterfaceNamePrefix: a listener of their own tells whose packets they are.
 #[test]
 fn pods_are_told_by_their_interface() {
+    [DataPlane::Userspace, DataPlane::UserspaceByIptables].into_iter().for_each(check_pods_by_interface);
+}
+
+fn check_pods_by_interface(plane: DataPlane) {
     let spec = "type: NodePort, externalTrafficPolicy: Local";
     let flags =
         ["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=pod"].map(str::to_owned);
     let manifest = web(spec, &["10.244.1.5", "10.244.2.5"]);
-    let mut rig = Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &manifest)], &flags);
+    let mut rig = Rig::without_proxy(plane, &[("web.yaml", &manifest)], &flags);
     rig.start_proxy();
     rig.expect(
         "172.18.0.100 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080

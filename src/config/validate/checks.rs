@@ -13,7 +13,7 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 49] = [
+const FLAGS: [(&str, &str); 50] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
@@ -62,6 +62,7 @@ const FLAGS: [(&str, &str); 49] = [
     ("podNetwork", "pod-network"),
     ("scheduler", "scheduler"),
     ("serviceCounters", "service-counters"),
+    ("userspaceCapture", "userspace-capture"),
     ("userspaceDrainTimeout", "userspace-drain-timeout"),
 ];
 
@@ -247,6 +248,7 @@ mod tests {
             ipvs_virtual_addresses: text(),
             ipvs_drain_timeout: text(),
             service_counters: Some(true),
+            userspace_capture: text(),
             userspace_drain_timeout: text(),
             pod_network: text(),
             non_masquerade_cidrs: Some(vec![]),

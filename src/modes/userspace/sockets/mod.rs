@@ -4,12 +4,11 @@ mod datagrams;
 mod replies;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
-use super::base::listening;
 use crate::model::{Family, Protocol};
 
 pub use datagrams::{Datagram, receive};
@@ -75,6 +74,14 @@ const KEEPALIVE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Bursts of datagrams that wait to be read.
 const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Where this process listens: on loopback, so that nobody can ask it but through the rules.
+pub fn listening(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    }
+}
 
 fn domain(family: Family) -> Domain {
     match family {
