@@ -44,7 +44,7 @@ fn p1_without_file_descriptors_accepting_waits_and_connections_live() {
 }
 
 /// What a server says first, or why nothing was heard of it.
-fn introduction(stream: TcpStream) -> String {
+pub fn introduction(stream: TcpStream) -> String {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut line = String::new();
     match BufReader::new(stream).read_line(&mut line) {

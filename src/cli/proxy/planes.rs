@@ -20,7 +20,7 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
-use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace};
+use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace, handover};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 
 /// A mode, ready to be driven.
@@ -192,7 +192,10 @@ pub fn userspace_by_iptables(config: &Config) -> anyhow::Result<Planes<Userspace
 
 fn engine(config: &Config) -> anyhow::Result<Engine> {
     let limits = assemble::userspace_limits(config, descriptors::raise_limit());
-    Ok(Engine::start(limits, Arc::default())?)
+    let (inherited, predecessor) = handover::ask().unzip();
+    let mut engine = Engine::start(limits, Arc::default(), inherited.unwrap_or_default())?;
+    engine.prepare_handover(predecessor)?;
+    Ok(engine)
 }
 
 fn delivery(engine: &Engine, family: Family, mark: u32) -> anyhow::Result<Box<KernelDelivery>> {

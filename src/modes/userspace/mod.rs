@@ -7,6 +7,7 @@ mod engine;
 mod error;
 pub mod figures;
 pub mod frontends;
+pub mod handover;
 mod plan;
 pub(super) mod served;
 pub mod sockets;
@@ -144,6 +145,7 @@ impl<C: Capture> Mode for Userspace<C> {
         }
         self.capture.apply(capture)?;
         self.frontends.forget(self.family, &edit.removed);
+        self.frontends.open(self.family);
         self.served.learn(&edit);
         self.scope = Scope::Changes;
         Ok(())

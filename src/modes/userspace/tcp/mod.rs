@@ -27,7 +27,7 @@ pub struct Client {
     address: SocketAddr,
 }
 
-/// Serves a listener for ever. What there is no room for waits in the kernel's queue: a client that was accepted is one that
+/// Serves a listener until another process does. What there is no room for waits in the kernel's queue: a client that was accepted is one that
 /// can be served.
 pub async fn accept(
     listener: std::net::TcpListener,
@@ -40,9 +40,17 @@ pub async fn accept(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "Cannot accept connections"),
     };
+    let mut handed_over = shared.handed_over.subscribe();
     loop {
-        let Ok(mut waiting) = listener.readable().await else { return };
-        let room = wait_for_room(&shared).await;
+        let waiting = tokio::select! {
+            waiting = listener.readable() => waiting,
+            _ = handed_over.wait_for(|is| *is) => return,
+        };
+        let Ok(mut waiting) = waiting else { return };
+        let room = tokio::select! {
+            room = wait_for_room(&shared) => room,
+            _ = handed_over.wait_for(|is| *is) => return,
+        };
         match waiting.try_io(|listener| take(listener.get_ref())) {
             Ok(Ok(client)) => {
                 shared.totals.accepted.add(1);
