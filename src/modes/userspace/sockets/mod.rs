@@ -72,6 +72,10 @@ const BACKLOG: i32 = 4096;
 /// Peers that vanished without a word are found after a few minutes.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// What an endpoint may send before it is read, in bytes: enough for 10 Gbit/s over 0.8 ms. The kernel alone would let as much
+/// pile up as `net.ipv4.tcp_rmem` says for each connection of a client that is slower than its endpoint, out of every cache,
+/// and endpoints that never have to wait leave the processors to nobody else.
+const FROM_ENDPOINT: libc::c_int = 1 << 20;
 /// Bursts of datagrams that wait to be read.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -140,6 +144,8 @@ pub fn towards(family: Family, kind: Type) -> io::Result<Socket> {
     if kind == Type::STREAM {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive())?;
+        // Where it may not be set, memory is all that is lost.
+        let _ = set_option_to(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, FROM_ENDPOINT);
     }
     Ok(socket)
 }
