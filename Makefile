@@ -13,7 +13,10 @@ PACKAGES_BUILD := gcc libc6-dev
 PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus ipset ipvsadm user-mode-linux \
 	iputils-arping iputils-ping containernetworking-plugins podman crun strace curl python3 python3-pip
 
-.PHONY: all build demo test lint check unit bench clean packages-run packages-test pyroute2 cargo-deny
+# What the userspace mode is measured beside.
+PACKAGES_BENCH := haproxy nginx-light libnginx-mod-stream
+
+.PHONY: all build demo test lint check unit bench clean packages-run packages-test packages-bench pyroute2 cargo-deny
 
 all: build
 
@@ -37,7 +40,7 @@ unit:
 	$(CARGO) test --no-run --quiet
 	$(CARGO) test
 
-bench:
+bench: packages-test packages-bench
 	$(CARGO) bench
 
 packages-run:
@@ -45,6 +48,9 @@ packages-run:
 
 packages-test:
 	@$(call install,$(PACKAGES_TEST))
+
+packages-bench:
+	@$(call install,$(PACKAGES_BENCH))
 
 # For the tests alone, and seen by nothing else.
 PYTHON_LIBRARY := $(or $(CARGO_TARGET_DIR),target)/python

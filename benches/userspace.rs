@@ -177,7 +177,7 @@ fn start(lab: &Lab, program: &str, arguments: &[&str]) -> Running {
 
 fn start_haproxy(lab: &Lab, directory: &Path) -> Running {
     let mut text = format!(
-        "global\n  nbthread {}\n  maxconn 8000\ndefaults\n  mode tcp\n  option splice-auto\n  option tcp-smart-accept\n  \
+        "global\n  nbthread {}\n  maxconn 5000\ndefaults\n  mode tcp\n  option splice-auto\n  option tcp-smart-accept\n  \
          timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n",
         threads()
     );

@@ -230,7 +230,7 @@ in_every_mode! {
         assert!(eventually(SOON, || rig.forwards_to("10.244.2.6:8080") > 0), "{}", rig.log());
         assert!(sticks(&rig, &first), "whoever else comes and goes");
         // The userspace mode remembers in its process: its README says so.
-        if plane != DataPlane::Userspace {
+        if !plane.is_userspace() {
             rig.kill_proxy();
             rig.start_proxy();
             assert!(sticks(&rig, &first), "over a restart");
@@ -265,6 +265,22 @@ mod loopback {
             rig.write("web.yaml", &web("type: ClusterIP", &["10.244.1.5"]).replace(", nodePort: 30080", ""));
             let is_refused = || rig.ask("172.18.0.2", Protocol::Tcp, "127.0.0.1:30080") == Observed::Refused;
             assert!(eventually(SOON, is_refused), "{}", rig.log());
+        }
+
+        /// The same over IPv6.
+        fn s1_node_ports_are_on_the_loopback_address_of_ipv6(plane: DataPlane) {
+            let spec = "type: NodePort, ipFamilies: [IPv6], clusterIP: 'fd00:96::10', \
+                        ports: [{port: 80, nodePort: 30080}]";
+            let manifest = service("web", spec) + &endpoints("web", "TCP", 8080, &["fd00:244:1::5"]);
+            let manifests = [("web.yaml", &*manifest)];
+            let flags = ["--nodeport-addresses=::1/128,fd00:18::/64".to_owned()];
+            let mut rig = Rig::without_proxy(plane, &manifests, &flags);
+            rig.start_proxy();
+            let is_answered = || {
+                let seen = rig.ask("fd00:18::2", Protocol::Tcp, "[::1]:30080");
+                matches!(seen, Observed::Answered { server, .. } if server == address("[fd00:244:1::5]:8080"))
+            };
+            assert!(eventually(SOON, is_answered), "{}", rig.log());
         }
     }
 }

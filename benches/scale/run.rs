@@ -34,9 +34,7 @@ impl Changes {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => {
                 Changes { count: 15, pause: Duration::from_millis(1500) }
             }
-            DataPlane::Ipvs | DataPlane::Nftables | DataPlane::Userspace => {
-                Changes { count: 100, pause: Duration::from_millis(100) }
-            }
+            _ => Changes { count: 100, pause: Duration::from_millis(100) },
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::model::Family;
 use crate::modes::iptables::{Iptables, Settings, remove_kube_proxy};
 use crate::modes::ipvs::{self, DeviceUse, KubeProxy, Remains};
 use crate::modes::nftables::LeftTable;
-use crate::modes::userspace::LeftDelivery;
+use crate::modes::userspace::{LeftDelivery, LeftRules};
 use crate::modes::{Leftovers, Mode};
 use crate::podnet;
 use crate::podnet::conflist::STATE;
@@ -96,6 +96,7 @@ fn clean_others(family: Family) -> Vec<String> {
         Box::new(Remains::new(family, Duration::ZERO)),
         Box::new(LeftTable::kube_proxys(family)),
         Box::new(LeftTable::ours(family)),
+        Box::new(LeftRules(family)),
         Box::new(LeftDelivery(family)),
     ];
     leftovers

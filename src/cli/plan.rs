@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::config::{self, Config, Flags, ModeName, Source};
+use crate::config::{self, CaptureBy, Config, Flags, ModeName, Source};
 use crate::kernel::iptables::Programs;
 use crate::kernel::nftables::KernelNftables;
 use crate::model::{Scheduler, ServiceTable};
@@ -13,7 +13,7 @@ use crate::modes::Mode;
 use crate::modes::iptables::{self, Iptables};
 use crate::modes::ipvs::{self, Ipvs};
 use crate::modes::nftables::{self, Nftables};
-use crate::modes::userspace::{self, Listeners, Userspace};
+use crate::modes::userspace::{self, ByNftables, Listeners, Userspace};
 use crate::sync;
 
 use super::assemble;
@@ -58,8 +58,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         ModeName::Userspace => {
             let settings = assemble::userspace_settings(&config, Listeners::default());
-            print::<Userspace<KernelNftables>>(&config, config.scheduler, |table| {
-                userspace::render(&settings, table)
+            let render = match config.userspace.capture {
+                CaptureBy::Iptables => userspace::render_for_iptables,
+                CaptureBy::Auto | CaptureBy::Nftables => userspace::render,
+            };
+            print::<Userspace<ByNftables<KernelNftables>>>(&config, config.scheduler, |table| {
+                render(&settings, table)
             })?;
         }
     }

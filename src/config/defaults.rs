@@ -160,6 +160,7 @@ pub(super) fn fill_own(own: &mut FerroviaConfiguration) {
     text_unless_empty(&mut own.ipvs_virtual_addresses, "routes");
     text(&mut own.ipvs_drain_timeout, "0s");
     value(&mut own.preserve_source, false);
+    text_unless_empty(&mut own.userspace_capture, "auto");
     text(&mut own.userspace_drain_timeout, "0s");
     text_unless_empty(&mut own.pod_network, "none");
     if own.pod_network.as_deref() != Some("none") {

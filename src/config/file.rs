@@ -188,6 +188,8 @@ pub struct FerroviaConfiguration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preserve_source: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace_capture: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub userspace_drain_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_network: Option<String>,

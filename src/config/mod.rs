@@ -128,10 +128,20 @@ pub enum IptablesFlavour {
     Nft,
 }
 
+/// By what connections come to this process in the userspace mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaptureBy {
+    /// nf_tables where the kernel has what it takes.
+    Auto,
+    Nftables,
+    Iptables,
+}
+
 /// What only the userspace mode looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Userspace {
     pub source: SourceAddress,
+    pub capture: CaptureBy,
     /// How long a removed endpoint may keep its connections; `None` is as long as they like.
     pub drain_timeout: Option<Duration>,
 }

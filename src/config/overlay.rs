@@ -242,6 +242,7 @@ impl Overlay {
         self.text("ipvs-drain-timeout", &flags.ipvs_drain_timeout, &mut own.ipvs_drain_timeout);
         self.boolean("service-counters", &flags.service_counters, &mut own.service_counters);
         self.boolean("preserve-source", &flags.preserve_source, &mut own.preserve_source);
+        self.text("userspace-capture", &flags.userspace_capture, &mut own.userspace_capture);
         self.text(
             "userspace-drain-timeout",
             &flags.userspace_drain_timeout,

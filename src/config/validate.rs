@@ -14,8 +14,9 @@ use super::file::{self, FerroviaConfiguration, KubeProxyConfiguration};
 use super::overlay::Overlay;
 use super::problem::Problems;
 use super::{
-    Action, AllowedExternalIps, Config, DetectLocal, IptablesFlavour, LogFormat, Logging, Masquerade,
-    ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, SourceAddress, Userspace, Written,
+    Action, AllowedExternalIps, CaptureBy, Config, DetectLocal, IptablesFlavour, LogFormat, Logging,
+    Masquerade, ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, SourceAddress, Userspace,
+    Written,
 };
 use crate::kernel::sysctl::Conntrack;
 use crate::model::{Family, Scheduler};
@@ -58,6 +59,7 @@ pub(super) fn validate(
                 Some(true) => SourceAddress::PreservedOnThisNode,
                 _ => SourceAddress::Replaced,
             },
+            capture: userspace_capture(&mut checks, &own),
             drain_timeout: checks.timeout("userspaceDrainTimeout", &own.userspace_drain_timeout),
         },
         pod_network: pod_network::pod_network(&mut checks, &own),
@@ -158,6 +160,18 @@ fn iptables_flavour(checks: &mut Checks, own: &FerroviaConfiguration) -> Iptable
         _ => {
             checks.refuse("iptablesFlavour", &own.iptables_flavour, "must be auto, legacy or nft");
             IptablesFlavour::Auto
+        }
+    }
+}
+
+fn userspace_capture(checks: &mut Checks, own: &FerroviaConfiguration) -> CaptureBy {
+    match own.userspace_capture.as_deref() {
+        Some("nftables") => CaptureBy::Nftables,
+        Some("iptables") => CaptureBy::Iptables,
+        Some("auto") => CaptureBy::Auto,
+        _ => {
+            checks.refuse("userspaceCapture", &own.userspace_capture, "must be auto, nftables or iptables");
+            CaptureBy::Auto
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod ipvs;
 mod leftovers;
 pub mod localhost;
 pub mod nftables;
+mod skeleton;
 pub mod userspace;
 mod watched;
 

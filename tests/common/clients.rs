@@ -112,20 +112,23 @@ pub fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
         let socket = socket.expect("this test needs root: a raw socket");
         bind(&socket, &SocketAddr::new(server.ip(), 0)).unwrap();
         for sequence in [0u32, 1 << 30, 1 << 31] {
-            let segment = segment(server, client, sequence);
+            let segment = segment(server, client, sequence, ACK);
             sendto(&socket, &segment, SendFlags::empty(), &SocketAddr::new(client.ip(), 0)).unwrap();
         }
     };
     rig.lab.host_of(server.ip()).unwrap().namespace.run(send).unwrap();
 }
 
-/// A TCP header with ACK set, and its checksum: a wrong one would be INVALID too.
-fn segment(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
+pub const SYN: u8 = 0x02;
+pub const ACK: u8 = 0x10;
+
+/// A TCP header and its checksum: a wrong one would be INVALID too.
+pub fn segment(from: SocketAddr, to: SocketAddr, sequence: u32, flags: u8) -> Vec<u8> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { panic!("IPv4") };
     let mut bytes = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
     bytes.extend(sequence.to_be_bytes());
     bytes.extend(sequence.to_be_bytes());
-    bytes.extend([5 << 4, 0x10, 0x20, 0, 0, 0, 0, 0]);
+    bytes.extend([5 << 4, flags, 0x20, 0, 0, 0, 0, 0]);
     let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20], &bytes].concat();
     let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     let folded = (sum & 0xffff) + (sum >> 16);

@@ -11,28 +11,32 @@ pub enum DataPlane {
     IptablesNft,
     Ipvs,
     Nftables,
+    /// Captured by nf_tables.
     Userspace,
+    /// Captured by iptables, legacy, and sets.
+    UserspaceByIptables,
 }
 
 impl DataPlane {
     pub const IPTABLES: [DataPlane; 2] = [DataPlane::IptablesLegacy, DataPlane::IptablesNft];
 
     /// What chooses it on the program's command line.
-    pub fn flags(self) -> [&'static str; 4] {
+    pub fn flags(self) -> [&'static str; 6] {
         let mode = match self {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => "iptables",
             DataPlane::Ipvs => "ipvs",
             DataPlane::Nftables => "nftables",
-            DataPlane::Userspace => "userspace",
+            DataPlane::Userspace | DataPlane::UserspaceByIptables => "userspace",
         };
-        ["--proxy-mode", mode, "--iptables-flavour", self.flavour()]
+        let capture = if self == DataPlane::UserspaceByIptables { "iptables" } else { "nftables" };
+        ["--proxy-mode", mode, "--iptables-flavour", self.flavour(), "--userspace-capture", capture]
     }
 
     /// Of iptables, as in `iptables-FLAVOUR-save`. IPVS needs it for all but forwarding; the guest kernel has no nf_tables
     /// for IPv4 and IPv6.
     pub fn flavour(self) -> &'static str {
         match self {
-            DataPlane::IptablesLegacy | DataPlane::Ipvs => "legacy",
+            DataPlane::IptablesLegacy | DataPlane::Ipvs | DataPlane::UserspaceByIptables => "legacy",
             DataPlane::IptablesNft | DataPlane::Nftables | DataPlane::Userspace => "nft",
         }
     }
@@ -44,7 +48,9 @@ impl DataPlane {
             DataPlane::IptablesNft => "iptables-nft-save -t nat",
             DataPlane::Ipvs => "ipvsadm -Ln",
             DataPlane::Nftables => "nft list ruleset",
-            DataPlane::Userspace => "curl -sS http://127.0.0.1:10249/metrics",
+            DataPlane::Userspace | DataPlane::UserspaceByIptables => {
+                "curl -sS http://127.0.0.1:10249/metrics"
+            }
         }
     }
 
@@ -52,7 +58,7 @@ impl DataPlane {
     pub fn unused(self) -> Outcome {
         match self {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => Outcome::Untouched,
-            DataPlane::Ipvs | DataPlane::Nftables | DataPlane::Userspace => Outcome::Reject,
+            _ => Outcome::Reject,
         }
     }
 
@@ -69,7 +75,7 @@ impl DataPlane {
     pub fn expected(self, table: &FlowTable) -> FlowTable {
         let table = table.clone().with(&Outcome::Unused, &self.unused());
         let mut table = table.with(&Outcome::Unallocated, &self.unallocated());
-        if self == DataPlane::Userspace {
+        if self.is_userspace() {
             table.flows.retain(|flow| flow.protocol != Protocol::Sctp);
             for flow in &mut table.flows {
                 if let Outcome::Forward(targets) = &mut flow.outcome {
@@ -81,13 +87,18 @@ impl DataPlane {
         table
     }
 
+    /// Whether the process itself carries the connections.
+    pub fn is_userspace(self) -> bool {
+        matches!(self, DataPlane::Userspace | DataPlane::UserspaceByIptables)
+    }
+
     /// An endpoint, or what it begins with, as the listing has it.
     pub fn listed(self, endpoint: &str) -> String {
         match self {
             DataPlane::IptablesLegacy | DataPlane::IptablesNft => format!("--to-destination {endpoint}"),
             DataPlane::Ipvs => format!("-> {endpoint}"),
             DataPlane::Nftables => format!(": {}", endpoint.replace(':', " . ")),
-            DataPlane::Userspace => format!("endpoint=\"{endpoint}"),
+            DataPlane::Userspace | DataPlane::UserspaceByIptables => format!("endpoint=\"{endpoint}"),
         }
     }
 }
@@ -101,6 +112,12 @@ macro_rules! in_every_mode {
         }
         mod userspace {
             $(#[test] fn $name() { super::$name(crate::common::data_plane::DataPlane::Userspace) })*
+        }
+        mod userspace_by_iptables {
+            $(
+                #[test]
+                fn $name() { super::$name(crate::common::data_plane::DataPlane::UserspaceByIptables) }
+            )*
         }
     };
 }

@@ -1,14 +1,17 @@
 //! More than there is room for.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use ferrovia::kernel::descriptors;
 use ferrovia::model::Protocol;
 
 use super::{WEB, metric, start};
-use crate::common::clients::Echo;
+use crate::common::clients::{Echo, SYN, segment};
 use crate::common::data_plane::DataPlane;
 use crate::common::rig::{PATIENCE, PROGRAM, Rig, SOON, address, dns, eventually, ip, web};
 use crate::ipvs::lab::shell;
@@ -29,13 +32,56 @@ fn p1_without_file_descriptors_accepting_waits_and_connections_live() {
     assert!(metric(&rig, "ferrovia_proxy_accept_pauses_total") > 0.0, "{}", rig.log());
     served.iter_mut().for_each(Echo::assert_alive);
     drop(served);
-    for (number, stream) in waiting.into_iter().enumerate() {
-        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-        let mut line = String::new();
-        let heard = BufReader::new(stream).read_line(&mut line);
-        assert!(line.starts_with("10.244.1.5:8080 "), "{number}: {heard:?}\n{}", rig.log());
-    }
+    // All at once: which of them are served first is up to the threads of the proxy.
+    thread::scope(|scope| {
+        for (number, stream) in waiting.into_iter().enumerate() {
+            let rig = &rig;
+            scope.spawn(move || {
+                let heard = introduction(stream);
+                assert!(heard.starts_with("10.244.1.5:8080 "), "{number}: {heard}\n{}", rig.log());
+            });
+        }
+    });
     Echo::connect(&rig, "10.244.1.9", WEB).assert_alive();
+}
+
+/// What a server says first, or why nothing was heard of it.
+pub fn introduction(stream: TcpStream) -> String {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = String::new();
+    match BufReader::new(stream).read_line(&mut line) {
+        Ok(_) => line,
+        Err(error) => error.to_string(),
+    }
+}
+
+fn descriptors(process: u32) -> BTreeSet<usize> {
+    let all = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    all.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// The last descriptor goes for the client's own socket. No endpoint is at fault, and no attempt is spent.
+#[test]
+fn p1_a_client_that_was_accepted_without_a_descriptor_for_its_endpoint_waits() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let process = rig.process();
+    let mut open = descriptors(process);
+    let is_settled = || {
+        thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut open, descriptors(process)) == open
+    };
+    assert!(eventually(SOON, is_settled));
+    // The first two that are free: a descriptor has to be below the limit.
+    let limit = (0..).filter(|number| !open.contains(number)).nth(1).unwrap();
+    let hard = rig.run(&format!("prlimit --pid {process} --nofile --noheadings --output=HARD"));
+    rig.run(&format!("prlimit --pid {process} --nofile={limit}:{}", hard.trim()));
+    let stream = rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap();
+    thread::sleep(Duration::from_secs(2));
+    rig.run(&format!("prlimit --pid {process} --nofile={0}:{0}", hard.trim()));
+    let heard = introduction(stream);
+    assert!(heard.starts_with("10.244.1.5:8080 "), "{heard}\n{}", rig.log());
+    assert!(metric(&rig, "ferrovia_proxy_accept_pauses_total") > 0.0);
+    assert_eq!(metric(&rig, "ferrovia_proxied_retries_total"), 0.0);
 }
 
 /// Datagrams from 50,000 addresses: the oldest flows go, memory does not grow, and other Services do not notice.
@@ -70,4 +116,116 @@ fn p1_a_flood_of_udp_clients_is_bounded() {
         )
     };
     assert!(eventually(SOON, is_answered), "{}", rig.log());
+}
+
+/// An endpoint's answer is one that comes from where the client's datagram went: the kernel drops what anybody else sends to
+/// the socket.
+#[test]
+fn udp_answers_of_strangers_are_dropped() {
+    let rig = start(&[("dns.yaml", &dns(&["10.244.1.5"]))]);
+    let bind = |at: &str| {
+        let host = rig.lab.host_of(address(at).ip()).unwrap();
+        host.namespace.run(|| UdpSocket::bind(address(at))).unwrap()
+    };
+    rig.lab.stop_listening(address("10.244.1.5:8080"), Protocol::Udp);
+    let mut server = None;
+    assert!(eventually(SOON, || {
+        server = bind("10.244.1.5:8080").ok();
+        server.is_some()
+    }));
+    let (server, stranger) = (server.unwrap(), bind("10.244.1.6:9999").unwrap());
+    let client = bind("10.244.1.9:9999").unwrap();
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    client.send_to(b"question", "10.96.0.53:53").unwrap();
+    let mut buffer = [0; 64];
+    let (length, proxy) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"question");
+    for _ in 0..10 {
+        stranger.send_to(b"forged", proxy).unwrap();
+    }
+    thread::sleep(Duration::from_millis(200));
+    server.send_to(b"answer", proxy).unwrap();
+    let (length, from) = client.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from), (&b"answer"[..], address("10.96.0.53:53")));
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(client.recv_from(&mut buffer).is_err(), "a forged answer came after the right one");
+}
+
+/// Half-open connections of 64 clients that do not exist: the kernel answers with cookies once its queue is full, and this
+/// process does not hear of them.
+#[test]
+fn p1_a_flood_of_half_open_connections_harms_nobody() {
+    let rig = start(&[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
+    shell(&rig, "ip route add 10.99.0.0/16 via 172.18.0.100");
+    let before = metric(&rig, "ferrovia_proxied_connections_total");
+    let flood = || {
+        use socket2::{Domain, Socket, Type};
+        let to = address("172.18.0.2:30080");
+        for host in 0..64 {
+            let from = Ipv4Addr::new(10, 99, 0, host);
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::TCP)).unwrap();
+            socket.set_freebind_v4(true).unwrap();
+            socket.bind(&SocketAddr::new(from.into(), 0).into()).unwrap();
+            for port in 1..=300 {
+                let segment = segment(SocketAddr::new(from.into(), port), to, 1, SYN);
+                let _ = socket.send_to(&segment, &SocketAddr::new(to.ip(), 0).into());
+            }
+        }
+    };
+    rig.lab.host_of(ip("172.18.0.100")).unwrap().namespace.run(flood).unwrap();
+    for _ in 0..20 {
+        Echo::connect(&rig, "172.18.0.100", "172.18.0.2:30080").assert_alive();
+    }
+    assert_eq!(metric(&rig, "ferrovia_proxied_connections_total") - before, 20.0, "{}", rig.log());
+}
+
+/// 20,000 where `ulimit -Hn` allows for their descriptors (64,256), else as many as it does. They take less than 4 KiB each,
+/// and another Service is served as if they were not there.
+#[test]
+fn thousands_of_connections_are_held_at_once() {
+    let connections = ((descriptors::raise_limit() as usize - 256) * 5 / 16 - 64).min(20_000);
+    let pods = ["10.244.1.5", "10.244.1.6"];
+    let other = endpoints_of_another();
+    let manifests = [("web.yaml", &*web("", &pods)), ("other.yaml", &other)];
+    let rig = start(&manifests);
+    let listeners = pods.map(|pod| super::listen(&rig, &format!("{pod}:8080")));
+    // What is there for later is there by now.
+    drop(rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap());
+    let before = metric(&rig, "process_resident_memory_bytes");
+    let are_there = AtomicBool::new(false);
+    let (held, clients) = thread::scope(|scope| {
+        let (are_there, rig) = (&are_there, &rig);
+        let accepting =
+            listeners.each_ref().map(|listener| scope.spawn(|| accept_until(are_there, listener)));
+        let connect = || (0..connections).map(|_| TcpStream::connect(WEB).unwrap()).collect::<Vec<_>>();
+        let clients = rig.lab.host_of(ip("10.244.1.9")).unwrap().namespace.run(connect).unwrap();
+        let active = || metric(rig, "ferrovia_proxied_active") as usize >= connections;
+        let is_complete = eventually(PATIENCE, active);
+        are_there.store(true, Ordering::Relaxed);
+        assert!(is_complete, "{}", rig.log());
+        (accepting.map(|accepting| accepting.join().unwrap()), clients)
+    });
+    let each = (metric(&rig, "process_resident_memory_bytes") - before) / connections as f64;
+    assert!(each < 4096.0, "{each} bytes for each connection");
+    Echo::connect(&rig, "10.244.1.9", "10.96.0.20:80").assert_alive();
+    drop((held, clients));
+}
+
+fn accept_until(are_there: &AtomicBool, listener: &TcpListener) -> Vec<TcpStream> {
+    listener.set_nonblocking(true).unwrap();
+    let mut held = Vec::new();
+    while !are_there.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => held.push(stream),
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    held
+}
+
+fn endpoints_of_another() -> String {
+    crate::common::rig::service("other", "clusterIP: 10.96.0.20, ports: [{port: 80}]")
+        + &crate::common::rig::endpoints("other", "TCP", 8080, &["10.244.2.5"])
 }

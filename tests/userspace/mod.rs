@@ -15,8 +15,9 @@ use ferrovia::lab::Observed;
 use ferrovia::lab::proxy::Proxy;
 use ferrovia::model::Protocol;
 
+use crate::common::clients::Echo;
 use crate::common::data_plane::DataPlane;
-use crate::common::rig::{Rig, SOON, address, dns, eventually, web};
+use crate::common::rig::{PATIENCE, Rig, SOON, address, dns, eventually, ip, web};
 use crate::ipvs::lab::annotated;
 
 const WEB: &str = "10.96.0.10:80";
@@ -137,14 +138,67 @@ fn l9_a5_a_switch_to_nftables_and_back_leaves_nothing() {
     assert!(!left.contains("ferrovia") && !left.contains("fwmark") && !left.contains("table 102"), "{left}");
 }
 
+/// By iptables and sets, from any other way to forward and to any other, and nothing is left behind.
+#[test]
+fn l9_a5_a_switch_to_capture_by_iptables_and_back_leaves_nothing() {
+    let mut rig = start(&[("web.yaml", &web("type: NodePort", &["10.244.1.5"]))]);
+    let served = "10.244.1.9   tcp 10.96.0.10:80    -> to 10.244.1.5:8080
+                  172.18.0.2   tcp 10.96.0.10:80    -> to 10.244.1.5:8080
+                  172.18.0.100 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080 masqueraded";
+    let left = |rig: &Rig| {
+        rig.run("nft list ruleset") + &rig.run("iptables-legacy-save") + &rig.run("ipset list -name")
+    };
+    for other in
+        [DataPlane::Nftables, DataPlane::IptablesLegacy, DataPlane::IptablesNft, DataPlane::Userspace]
+    {
+        rig.switch_to(DataPlane::UserspaceByIptables);
+        rig.expect(served);
+        let is_alone = || !left(&rig).contains("table ip ferrovia") && !left(&rig).contains("FERRO-SERVICES");
+        assert!(eventually(SOON, is_alone), "{}", left(&rig));
+        rig.switch_to(other);
+        rig.expect(served);
+        let is_gone = || !left(&rig).contains("TPROXY") && !left(&rig).contains("FERRO-U4");
+        assert!(eventually(SOON, is_gone), "{other:?}: {}", left(&rig));
+    }
+    rig.switch_to(DataPlane::UserspaceByIptables);
+    rig.kill_proxy();
+    crate::ipvs::lab::shell(&rig, &format!("{} cleanup", crate::common::rig::PROGRAM));
+    let left = left(&rig) + &rig.run("ip rule show") + &rig.run("ip route show table all");
+    assert!(!left.contains("FERRO") && !left.contains("fwmark") && !left.contains("table 102"), "{left}");
+}
+
+/// What others do to the rules and the sets is changed back, in the flavour that is nf_tables beneath too.
+#[test]
+fn l5_rules_and_sets_of_the_capture_by_iptables_come_back() {
+    let flags = ["--userspace-capture=iptables".to_owned()];
+    let mut rig =
+        Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &web("", &["10.244.1.5"]))], &flags);
+    rig.start_proxy();
+    for meddling in [
+        "ipset del FERRO-U4-CAPTURED 10.96.0.10,tcp:80",
+        "iptables-nft -t mangle -F FERRO-CAPTURE",
+        "iptables-nft -t mangle -F OUTPUT",
+    ] {
+        crate::ipvs::lab::shell(&rig, meddling);
+        rig.expect_soon(
+            "10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080
+             172.18.0.2 tcp 10.96.0.10:80 -> to 10.244.1.5:8080",
+        );
+    }
+}
+
 /// BridgeInterface and InterfaceNamePrefix: a listener of their own tells whose packets they are.
 #[test]
 fn pods_are_told_by_their_interface() {
+    [DataPlane::Userspace, DataPlane::UserspaceByIptables].into_iter().for_each(check_pods_by_interface);
+}
+
+fn check_pods_by_interface(plane: DataPlane) {
     let spec = "type: NodePort, externalTrafficPolicy: Local";
     let flags =
         ["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=pod"].map(str::to_owned);
     let manifest = web(spec, &["10.244.1.5", "10.244.2.5"]);
-    let mut rig = Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &manifest)], &flags);
+    let mut rig = Rig::without_proxy(plane, &[("web.yaml", &manifest)], &flags);
     rig.start_proxy();
     rig.expect(
         "172.18.0.100 tcp 172.18.0.2:30080 -> to 10.244.1.5:8080
@@ -193,6 +247,48 @@ fn l10_a_new_process_takes_over_and_refuses_no_connection() {
     drop(taken_over.unwrap_or_else(|panic| resume_unwind(panic)));
     assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
     assert!(count.into_inner() > 300);
+}
+
+/// Connections that wait in the old process's queue are the new one's, which has the same sockets; those that the old one
+/// has accepted stay with it.
+#[test]
+fn l10_connections_in_the_queue_of_a_process_are_served_by_the_next_one() {
+    let mut rig = Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &web("", &["10.244.1.5"]))], &[]);
+    let few_descriptors = |rig: &Rig| {
+        let wanted = rig.command();
+        let mut command = rig.lab.here().command("prlimit").unwrap();
+        command.args(["--nofile=256:256", crate::common::rig::PROGRAM]).args(wanted.get_args());
+        command
+    };
+    let command = few_descriptors(&rig);
+    rig.spawn(command);
+    rig.wait_until_healthy();
+    let old = rig.process();
+    let mut served: Vec<Echo> = (0..16).map(|_| Echo::connect(&rig, "10.244.1.9", WEB)).collect();
+    // More than the old process has room for.
+    let waiting: Vec<_> =
+        (0..40).map(|_| rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap()).collect();
+    let new = Proxy::spawn(rig.command()).unwrap();
+    let is_handed_over = || rig.log().contains("Another process takes the place of this one");
+    assert!(eventually(PATIENCE, is_handed_over), "{}\n{}", rig.log(), new.log());
+    thread::scope(|scope| {
+        for stream in waiting {
+            let (rig, new) = (&rig, &new);
+            scope.spawn(move || {
+                let heard = load::introduction(stream);
+                assert!(heard.starts_with("10.244.1.5:8080 "), "{heard}\n{}\n{}", rig.log(), new.log());
+            });
+        }
+    });
+    rig.run(&format!("kill -TERM {old}"));
+    thread::sleep(Duration::from_secs(1));
+    served.iter_mut().for_each(Echo::assert_alive);
+    drop(served);
+    let has_ended = || std::fs::read_link(format!("/proc/{old}/exe")).is_err();
+    assert!(eventually(PATIENCE, has_ended), "{}", rig.log());
+    for from in ["10.244.1.9", "172.18.0.2"] {
+        assert!(server_of(&rig, from).is_some(), "{}", new.log());
+    }
 }
 
 /// Where the policy keeps the client's address, endpoints here see it; all others see this node.

@@ -40,7 +40,7 @@ use crate::sync::{Input, Sync};
 use super::assemble;
 use super::cleanup::{self, OwnNode};
 
-use choice::Choice;
+use choice::{Choice, Facility};
 use planes::Planes;
 pub use planes::Schedulers;
 
@@ -102,7 +102,10 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         ModeName::Iptables => drive(config, planes::iptables(config)?),
         ModeName::Ipvs => drive(config, planes::ipvs(config)?),
         ModeName::Nftables => drive(config, planes::nftables(config)?),
-        ModeName::Userspace => drive(config, planes::userspace(config)?),
+        ModeName::Userspace => match choice::capture(config.userspace.capture) {
+            Facility::Nftables => drive(config, planes::userspace(config)?),
+            Facility::Iptables => drive(config, planes::userspace_by_iptables(config)?),
+        },
     }
 }
 

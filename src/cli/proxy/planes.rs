@@ -20,7 +20,7 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
-use crate::modes::userspace::{Engine, LeftDelivery, Userspace};
+use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace, handover};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 
 /// A mode, ready to be driven.
@@ -94,6 +94,7 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
         leftovers.extend([
             boxed(remains(config, family)),
             boxed(LeftTable::ours(family)),
+            boxed(LeftRules(family)),
             boxed(LeftDelivery(family)),
         ]);
         Ok(Iptables::new(programs, settings).in_place_of(leftovers))
@@ -114,7 +115,11 @@ pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
         };
         let doors = doors(family, settings.virtual_addresses)?;
         let mut leftovers = leftovers(family, flavour, device);
-        leftovers.extend([boxed(LeftTable::ours(family)), boxed(LeftDelivery(family))]);
+        leftovers.extend([
+            boxed(LeftTable::ours(family)),
+            boxed(LeftRules(family)),
+            boxed(LeftDelivery(family)),
+        ]);
         Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers, engine: None })
@@ -136,6 +141,7 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
             boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
             boxed(remains(config, family)),
             boxed(LeftTable::kube_proxys(family)),
+            boxed(LeftRules(family)),
             boxed(LeftDelivery(family)),
         ]);
         Ok(Nftables::new(family, door, watch, settings).in_place_of(leftovers))
@@ -144,29 +150,59 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
 }
 
 /// Connections by this process, which nf_tables gives it.
-pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<KernelNftables>>> {
-    let schedulers = Schedulers::of_mode::<Userspace<KernelNftables>>(config)?;
+pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<ByNftables<KernelNftables>>>> {
+    let schedulers = Schedulers::of_mode::<Userspace<ByNftables<KernelNftables>>>(config)?;
     tracing::info!(mode = config.mode.name(), node = config.node_name, "Starting");
-    let limits = assemble::userspace_limits(config, descriptors::raise_limit());
-    let engine = Engine::start(limits, Arc::default())?;
+    let engine = engine(config)?;
     let settings = assemble::userspace_settings(config, engine.listeners);
     let of_families = planes(config, |family| {
-        if !engine.families.contains(&family) {
-            bail!("nobody listens for it");
-        }
+        let delivery = delivery(&engine, family, settings.mark)?;
         let (door, watch) = nftables::open(family)?;
-        let delivery = Box::new(KernelDelivery::open(family, settings.mark)?);
         let rules = Programs::installed(family).into_iter().map(|programs| boxed(OtherFlavour(programs)));
         let mut leftovers: Vec<Box<dyn Leftovers>> = rules.collect();
         leftovers.extend([
             boxed(KubeProxy { family, device: DeviceUse::Nobodys }),
             boxed(remains(config, family)),
             boxed(LeftTable::kube_proxys(family)),
+            boxed(LeftRules(family)),
         ]);
+        let capture = ByNftables::new(family, door, watch, settings);
         let frontends = Arc::clone(&engine.shared.frontends);
-        Ok(Userspace::new(family, door, watch, delivery, frontends, settings).in_place_of(leftovers))
+        Ok(Userspace::new(family, capture, delivery, frontends).in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers, engine: Some(engine) })
+}
+
+/// The same, given by iptables and sets.
+pub fn userspace_by_iptables(config: &Config) -> anyhow::Result<Planes<Userspace<ByIptables<Programs>>>> {
+    let schedulers = Schedulers::of_mode::<Userspace<ByIptables<Programs>>>(config)?;
+    let engine = engine(config)?;
+    let settings = assemble::userspace_settings(config, engine.listeners);
+    let of_families = for_each_family(config, |programs| {
+        let (family, flavour) = (programs.family(), programs.flavour());
+        let delivery = delivery(&engine, family, settings.mark)?;
+        let mut leftovers = leftovers(family, flavour, DeviceUse::Nobodys);
+        leftovers.extend([boxed(remains(config, family)), boxed(LeftTable::ours(family))]);
+        let capture = ByIptables::new(programs, Box::new(KernelSets::open()?), settings);
+        let frontends = Arc::clone(&engine.shared.frontends);
+        Ok(Userspace::new(family, capture, delivery, frontends).in_place_of(leftovers))
+    })?;
+    Ok(Planes { of_families, schedulers, engine: Some(engine) })
+}
+
+fn engine(config: &Config) -> anyhow::Result<Engine> {
+    let limits = assemble::userspace_limits(config, descriptors::raise_limit());
+    let (inherited, predecessor) = handover::ask().unzip();
+    let mut engine = Engine::start(limits, Arc::default(), inherited.unwrap_or_default())?;
+    engine.prepare_handover(predecessor)?;
+    Ok(engine)
+}
+
+fn delivery(engine: &Engine, family: Family, mark: u32) -> anyhow::Result<Box<KernelDelivery>> {
+    if !engine.families.contains(&family) {
+        bail!("nobody listens for it");
+    }
+    Ok(Box::new(KernelDelivery::open(family, mark)?))
 }
 
 /// Services that are not counted are better than none.

@@ -139,6 +139,10 @@ pub struct Own {
     /// [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub preserve_source: Option<String>,
+    /// How connections come to this process in the userspace mode: nftables, iptables (with sets), or auto for nftables where
+    /// the kernel has what it takes [default: auto]
+    #[arg(long, value_name = "FACILITY")]
+    pub userspace_capture: Option<String>,
     /// How long a removed endpoint may keep its connections in the userspace mode; 0 has no bound [default: 0s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub userspace_drain_timeout: Option<String>,

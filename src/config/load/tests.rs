@@ -329,7 +329,8 @@ fn what_is_written_reads_back() {
          --ipvs-strict-arp --ipvs-udp-timeout=90s --ipvs-virtual-addresses=device --ipvs-drain-timeout=5m \
          --ipvs-sync-period=1m --ipvs-min-sync-period=2s --masquerade-all",
         "--ipvs-scheduler=mh --ipvs-scheduler-flags=",
-        "--proxy-mode=userspace --scheduler=lc --preserve-source --userspace-drain-timeout=3m",
+        "--proxy-mode=userspace --scheduler=lc --preserve-source --userspace-capture=iptables \
+         --userspace-drain-timeout=3m",
         "--oom-score-adj=0 --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0",
     ] {
         let config = from_flags(line).unwrap();

@@ -63,6 +63,7 @@ const FLAGS: [(&str, &str); 50] = [
     ("podNetwork", "pod-network"),
     ("scheduler", "scheduler"),
     ("serviceCounters", "service-counters"),
+    ("userspaceCapture", "userspace-capture"),
     ("userspaceDrainTimeout", "userspace-drain-timeout"),
 ];
 
@@ -248,6 +249,7 @@ mod tests {
             ipvs_virtual_addresses: text(),
             ipvs_drain_timeout: text(),
             service_counters: Some(true),
+            userspace_capture: text(),
             userspace_drain_timeout: text(),
             pod_network: text(),
             non_masquerade_cidrs: Some(vec![]),

@@ -92,8 +92,8 @@ impl Transaction {
     }
 
     fn check(&self, rule: &str) -> Result<(), String> {
-        const TARGETS: [&str; 8] =
-            ["ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "MASQUERADE", "MARK", "SET"];
+        const TARGETS: [&str; 10] =
+            ["ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "MASQUERADE", "MARK", "CONNMARK", "TPROXY", "SET"];
         let words: Vec<_> = rule.split(' ').collect();
         if words.contains(&"") {
             return Err(format!("stray space in {rule:?}"));

@@ -29,7 +29,7 @@ pub use render::{InvalidPackets, MasqueradePorts, Settings};
 pub(super) use base::{CANARY, Jump, MARK_MASQUERADE};
 pub(super) use cleanup::{remove_chain, remove_ours};
 pub(super) use observe::{Layout, Observed, observe};
-pub(super) use render::{ContentHash, Style};
+pub(super) use render::{ContentHash, Style, network};
 
 use plan::Known;
 

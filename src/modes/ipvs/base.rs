@@ -5,6 +5,7 @@ use super::names::{ServiceMarks, Set};
 use crate::kernel::iptables::Table;
 use crate::model::Family;
 use crate::modes::iptables::{CANARY, InvalidPackets, Jump, Layout, MARK_MASQUERADE, Style};
+use crate::modes::skeleton::Chain;
 
 /// The chains of the table that no other mode writes to.
 pub const ADMISSION: &str = "FERRO-ADMISSION";
@@ -40,14 +41,6 @@ pub static LAYOUT: Layout = Layout {
 
 pub fn is_ours(chain: &str) -> bool {
     chain.starts_with("FERRO-") || matches!(chain, CANARY | MARK_MASQUERADE)
-}
-
-/// A chain and its rules as iptables-save prints them.
-#[derive(Debug)]
-pub struct Chain {
-    pub table: Table,
-    pub name: &'static str,
-    pub rules: Vec<String>,
 }
 
 /// Everything that depends on the node and its settings alone.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::model::{
     Changes, Family, Frontend, NodePolicy, NodePortAddresses, Protocol, ServicePort, ServiceTable,
 };
-use crate::modes::userspace::base::listening;
 use crate::modes::userspace::served::{Edit, Served};
+use crate::modes::userspace::sockets::listening;
 
 /// What a mode does, and what the listeners on loopback are told.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The threads that carry the connections. Each has listeners of its own, and what it accepted stays with it.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::figures::Totals;
 use super::frontends::Frontends;
+use super::handover::{self, Inherited, Predecessor, Role};
 use super::sockets::{self, Listeners, Pair, Ports, Replies};
 use super::{tcp, udp};
 use crate::model::{Family, Protocol};
@@ -73,6 +74,8 @@ impl Limits {
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
+    /// Whether another process accepts in place of this one.
+    pub handed_over: watch::Sender<bool>,
     pub frontends: Arc<Frontends>,
     pub totals: Arc<Totals>,
     pub limits: Limits,
@@ -100,6 +103,8 @@ pub struct Engine {
     stop: watch::Sender<bool>,
     /// Of the threads.
     runtimes: Vec<Handle>,
+    /// What a successor is handed.
+    sockets: Vec<(Role, OwnedFd)>,
 }
 
 /// The listeners of one worker and family.
@@ -121,14 +126,18 @@ pub enum From {
 }
 
 impl Engine {
-    /// Opens the listeners in the network namespace of the calling thread. A family that this kernel does not have is left
-    /// out; without any there is nothing to do.
-    pub fn start(limits: Limits, frontends: Arc<Frontends>) -> Result<Self, EngineError> {
+    /// Opens the listeners in the network namespace of the calling thread, or goes on with those of an earlier process. A
+    /// family that this kernel does not have is left out; without any there is nothing to do.
+    pub fn start(
+        limits: Limits,
+        frontends: Arc<Frontends>,
+        mut inherited: Inherited,
+    ) -> Result<Self, EngineError> {
         let mut listeners = Listeners::default();
         let mut of_workers: Vec<Vec<Sockets>> = (0..limits.workers.max(1)).map(|_| Vec::new()).collect();
         let mut families = Vec::new();
         for family in Family::ALL {
-            match open(family, &mut of_workers) {
+            match open(family, &mut of_workers, &mut inherited) {
                 Ok(ports) => {
                     families.push(family);
                     *listeners.of_mut(family) = ports;
@@ -141,6 +150,9 @@ impl Engine {
             }
         }
         let mut engine = Engine { listeners, families, ..Engine::idle(limits, frontends) };
+        for of_family in of_workers.iter().flatten() {
+            engine.sockets.extend(of_family.copies()?);
+        }
         for (number, sockets) in of_workers.into_iter().enumerate() {
             engine.start_worker(number, sockets)?;
         }
@@ -162,10 +174,34 @@ impl Engine {
             connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             pipes: Arc::new(Semaphore::new(limits.pipes.min(Semaphore::MAX_PERMITS))),
             draws: AtomicU64::new(rand::random()),
+            handed_over: watch::Sender::default(),
         };
         let (stop, _) = watch::channel(false);
-        let (listeners, families, runtimes) = (Listeners::default(), Vec::new(), Vec::new());
-        Engine { shared: Arc::new(shared), listeners, families, stop, runtimes }
+        Engine {
+            shared: Arc::new(shared),
+            listeners: Listeners::default(),
+            families: Vec::new(),
+            stop,
+            runtimes: Vec::new(),
+            sockets: Vec::new(),
+        }
+    }
+
+    /// Relieves the process whose sockets these were, once all Services are known, and hands them to the next one that asks.
+    pub fn prepare_handover(&mut self, predecessor: Option<Predecessor>) -> Result<(), EngineError> {
+        let Some(runtime) = self.runtimes.first().cloned() else { return Ok(()) };
+        let (shared, families) = (Arc::clone(&self.shared), self.families.clone());
+        let sockets = std::mem::take(&mut self.sockets);
+        let run = move || {
+            for family in families {
+                runtime.block_on(shared.frontends.wait_until_open(family));
+            }
+            handover::run(sockets, predecessor, || {
+                shared.handed_over.send_replace(true);
+            });
+        };
+        thread::Builder::new().name("handover".into()).spawn(run).map_err(EngineError::Thread)?;
+        Ok(())
     }
 
     /// Listens for a NodePort until the handle is told to end that.
@@ -226,7 +262,11 @@ impl Engine {
     pub fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let (mut accepted, mut quiet_since) = (self.shared.totals.accepted.get(), Instant::now());
-        while quiet_since.elapsed() < QUIET && Instant::now() < deadline {
+        let is_over = |quiet: Duration| match *self.shared.handed_over.borrow() {
+            true => !self.has_connections(),
+            false => quiet >= QUIET,
+        };
+        while !is_over(quiet_since.elapsed()) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
             let now = self.shared.totals.accepted.get();
             if now != accepted || self.has_connections() {
@@ -247,30 +287,68 @@ impl Engine {
 }
 
 /// The same ports for all workers.
-fn open(family: Family, of_workers: &mut [Vec<Sockets>]) -> Result<Ports, EngineError> {
-    let everybody = open_pair(family, From::Everybody, of_workers)?;
-    let pods = open_pair(family, From::Pods, of_workers)?;
+fn open(
+    family: Family,
+    of_workers: &mut [Vec<Sockets>],
+    inherited: &mut Inherited,
+) -> Result<Ports, EngineError> {
+    let everybody = open_pair(family, From::Everybody, of_workers, inherited)?;
+    let pods = open_pair(family, From::Pods, of_workers, inherited)?;
     Ok(Ports { everybody, pods })
 }
 
-fn open_pair(family: Family, from: From, of_workers: &mut [Vec<Sockets>]) -> Result<Pair, EngineError> {
+fn open_pair(
+    family: Family,
+    from: From,
+    of_workers: &mut [Vec<Sockets>],
+    inherited: &mut Inherited,
+) -> Result<Pair, EngineError> {
     let failed = |what| move |source| EngineError::Listen { family, what, source };
+    let role = |protocol| Role { family, from, protocol };
     let mut pair = Pair { tcp: 0, udp: 0 };
-    for sockets in of_workers {
-        let tcp = sockets::listen(family, pair.tcp).map_err(failed("connections"))?;
-        let udp = sockets::listen_for_datagrams(family, pair.udp).map_err(failed("datagrams"))?;
+    // A process with more threads may have had more, and each has clients in its queue.
+    let workers = of_workers.len();
+    for number in 0..workers.max(inherited.count(role(Protocol::Tcp))) {
+        let tcp = match inherited.take(role(Protocol::Tcp)) {
+            Some(socket) => socket.into(),
+            None => sockets::listen(family, pair.tcp).map_err(failed("connections"))?,
+        };
+        let udp = match inherited.take(role(Protocol::Udp)) {
+            Some(socket) => socket.into(),
+            None => sockets::listen_for_datagrams(family, pair.udp).map_err(failed("datagrams"))?,
+        };
         pair.tcp = tcp.local_addr().map_err(failed("connections"))?.port();
         let bound = udp.local_addr().map_err(failed("datagrams"))?;
         pair.udp = bound.as_socket().map_or(0, |address| address.port());
-        sockets.push(Sockets { family, from, tcp, udp });
+        of_workers[number % workers].push(Sockets { family, from, tcp, udp });
     }
     Ok(pair)
 }
 
+impl Sockets {
+    fn copies(&self) -> Result<[(Role, OwnedFd); 2], EngineError> {
+        let role = |protocol| Role { family: self.family, from: self.from, protocol };
+        let copied = |copy: io::Result<OwnedFd>| {
+            copy.map_err(|source| EngineError::Listen { family: self.family, what: "a successor", source })
+        };
+        Ok([
+            (role(Protocol::Tcp), copied(self.tcp.as_fd().try_clone_to_owned())?),
+            (role(Protocol::Udp), copied(self.udp.as_fd().try_clone_to_owned())?),
+        ])
+    }
+}
+
 fn serve(sockets: Sockets, replies: Arc<Replies>, shared: &Arc<Shared>, stopped: &watch::Receiver<bool>) {
-    let Sockets { from, tcp, udp, .. } = sockets;
-    tokio::spawn(tcp::accept(tcp, from, Arc::clone(shared), stopped.clone()));
-    tokio::spawn(udp::serve(udp, from, replies, Arc::clone(shared)));
+    let Sockets { family, from, tcp, udp } = sockets;
+    let (of_tcp, of_udp, stopped) = (Arc::clone(shared), Arc::clone(shared), stopped.clone());
+    tokio::spawn(async move {
+        of_tcp.frontends.wait_until_open(family).await;
+        tcp::accept(tcp, from, of_tcp, stopped).await;
+    });
+    tokio::spawn(async move {
+        of_udp.frontends.wait_until_open(family).await;
+        udp::serve(udp, from, replies, of_udp).await;
+    });
 }
 
 /// One of the workers looks for what has to end.

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::balancer::{Member, Service};
 use super::served::Edit;
 use crate::model::{
@@ -35,6 +37,8 @@ pub struct Frontends {
     nodes: [RwLock<Arc<NodePolicy>>; 2],
     services: Mutex<BTreeMap<(Family, ServicePortName), Arc<Service>>>,
     leaving: Mutex<Vec<Leaving>>,
+    /// Families of which everything was told once.
+    open: watch::Sender<[bool; 2]>,
 }
 
 /// An endpoint that left its Service and has connections still.
@@ -140,6 +144,16 @@ impl Frontends {
         let Some(limit) = limit else { return };
         let over = leaving.iter().filter(|left| now.saturating_duration_since(left.since) >= limit);
         over.for_each(|left| left.member.end.notify_waiters());
+    }
+
+    /// All Services of a family are known: its listeners may accept, as those of an earlier process may have clients.
+    pub fn open(&self, family: Family) {
+        self.open.send_if_modified(|open| !std::mem::replace(&mut open[family as usize], true));
+    }
+
+    pub async fn wait_until_open(&self, family: Family) {
+        // The sender lives as long as this.
+        let _ = self.open.subscribe().wait_for(|open| open[family as usize]).await;
     }
 
     pub fn services(&self) -> Vec<Arc<Service>> {

@@ -1,15 +1,13 @@
 //! The userspace mode: this process carries the connections. `README.md` shows the packet's way.
 
 pub mod balancer;
-pub(super) mod base;
-mod capture;
+pub mod capture;
 mod collector;
 mod engine;
 mod error;
 pub mod figures;
 pub mod frontends;
-mod names;
-mod observe;
+pub mod handover;
 mod plan;
 pub(super) mod served;
 pub mod sockets;
@@ -19,19 +17,19 @@ mod tcp;
 mod tests;
 mod udp;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::kernel::alarm::Ring;
 use crate::kernel::local_delivery::{DeliveryError, KernelDelivery, LocalDelivery};
-use crate::kernel::nftables as door;
 use crate::model::{Family, Scheduler, ServiceTable};
-use crate::modes::nftables::Watch;
-use crate::modes::nftables::cleanup;
-use crate::modes::nftables::names::table as table_of;
 use crate::modes::{Drift, Leftovers, Mode, Predecessors, RemovalError, Tracking};
 
+pub use capture::Capture;
+pub use capture::iptables::{ByIptables, LeftRules};
+pub use capture::nftables::ByNftables;
 pub use collector::Figures;
 pub use engine::{Engine, EngineError, Limits, Source};
 pub use error::Error;
@@ -39,8 +37,6 @@ pub use frontends::Frontends;
 pub use plan::Plan;
 pub use sockets::{Listeners, Ports};
 
-use base::Style;
-use observe::{Held, Presence};
 use plan::Delivery;
 use served::Served;
 
@@ -60,60 +56,40 @@ impl Default for Settings {
 
 /// How much a plan looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
+pub enum Scope {
     Everything,
     Changes,
 }
 
-/// What is known of the kernel and of the listeners.
-#[derive(Debug)]
-struct Known {
-    held: Held,
-    delivery: Delivery,
-    served: Served,
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Known { held: Held::default(), delivery: Delivery::Missing, served: Served::default() }
-    }
-}
-
 /// The userspace mode for one address family.
 #[derive(Debug)]
-pub struct Userspace<D> {
+pub struct Userspace<C> {
     family: Family,
-    door: D,
-    watch: Box<dyn Watch>,
+    capture: C,
     delivery: Box<dyn LocalDelivery>,
     frontends: Arc<Frontends>,
-    settings: Settings,
-    known: Known,
-    /// Of the last plan that was carried out.
-    style: Option<Style>,
+    is_delivered: Delivery,
+    /// What the listeners were told.
+    served: Served,
     scope: Scope,
     predecessors: Predecessors,
 }
 
-impl<D: door::Nftables> Userspace<D> {
-    /// `frontends` is what the listeners ask; `watch` tells of what others do to the table.
+impl<C: Capture> Userspace<C> {
+    /// `frontends` is what the listeners ask.
     pub fn new(
         family: Family,
-        door: D,
-        watch: Box<dyn Watch>,
+        capture: C,
         delivery: Box<dyn LocalDelivery>,
         frontends: Arc<Frontends>,
-        settings: Settings,
     ) -> Self {
         Userspace {
             family,
-            door,
-            watch,
+            capture,
             delivery,
             frontends,
-            settings,
-            known: Known::default(),
-            style: None,
+            is_delivered: Delivery::Missing,
+            served: Served::default(),
             scope: Scope::Everything,
             predecessors: Predecessors::default(),
         }
@@ -127,59 +103,67 @@ impl<D: door::Nftables> Userspace<D> {
 
 /// The whole of what a kernel without our table needs: what goldens hold and `ferrovia plan` prints.
 pub fn render(settings: &Settings, table: &ServiceTable) -> String {
-    plan::plan(settings, &Known::default(), Scope::Everything, table).to_string()
+    with_the_rest(capture::nftables::render(settings, table), table)
 }
 
-impl<D: door::Nftables> Mode for Userspace<D> {
-    type Plan = Plan;
+/// The same by iptables and sets.
+pub fn render_for_iptables(settings: &Settings, table: &ServiceTable) -> String {
+    with_the_rest(capture::iptables::render(settings, table), table)
+}
+
+fn with_the_rest(capture: impl fmt::Display, table: &ServiceTable) -> String {
+    let edit = plan::served(&Served::default(), Scope::Everything, table);
+    Plan { capture, delivery: Delivery::Missing, edit }.to_string()
+}
+
+impl<C: Capture> Mode for Userspace<C> {
+    type Plan = Plan<C::Plan>;
     type Error = Error;
 
     const SCHEDULERS: &'static [Scheduler] = balancer::SCHEDULERS;
     const TRACKING: Tracking = Tracking::AsSent;
 
     fn observe(&mut self) -> Result<(), Error> {
-        // What others do while we read counts as drift.
-        self.watch.disturbed()?;
-        // An earlier process listened elsewhere, so that its rules are never right.
-        let nothing = Style::new(&self.settings, &ServiceTable::new(self.family));
-        let style = self.style.as_ref().unwrap_or(&nothing);
-        self.known.held = observe::observe(&mut self.door, self.family, style)?;
+        self.capture.observe()?;
         let is_set_up = self.delivery.is_set_up()?;
-        self.known.delivery = if is_set_up { Delivery::SetUp } else { Delivery::Missing };
+        self.is_delivered = if is_set_up { Delivery::SetUp } else { Delivery::Missing };
         self.scope = Scope::Everything;
         Ok(())
     }
 
-    fn plan(&self, want: &ServiceTable, _now: Instant) -> Plan {
-        plan::plan(&self.settings, &self.known, self.scope, want)
+    fn plan(&self, want: &ServiceTable, _now: Instant) -> Self::Plan {
+        let edit = plan::served(&self.served, self.scope, want);
+        Plan { capture: self.capture.plan(want, self.scope), delivery: self.is_delivered, edit }
     }
 
-    fn apply(&mut self, plan: Plan) -> Result<(), Error> {
-        self.frontends.tell(self.family, &plan.edit);
-        if plan.delivery == Delivery::Missing {
+    fn apply(&mut self, plan: Self::Plan) -> Result<(), Error> {
+        let Plan { capture, delivery, edit } = plan;
+        self.frontends.tell(self.family, &edit);
+        if delivery == Delivery::Missing {
             self.delivery.set_up()?;
-            self.known.delivery = Delivery::SetUp;
+            self.is_delivered = Delivery::SetUp;
         }
-        self.door.commit(&plan.transaction).map_err(Error::Apply)?;
-        self.style = Some(plan.style.clone());
-        self.frontends.forget(self.family, &plan.edit.removed);
-        self.known.served.learn(&plan.edit);
-        plan.learn(&mut self.known.held);
+        self.capture.apply(capture)?;
+        self.frontends.forget(self.family, &edit.removed);
+        self.frontends.open(self.family);
+        self.served.learn(&edit);
         self.scope = Scope::Changes;
         Ok(())
     }
 
-    fn operations(plan: &Plan) -> usize {
-        plan.operations()
+    fn operations(plan: &Self::Plan) -> usize {
+        C::operations(&plan.capture) + plan.operations()
     }
 
     fn drift(&mut self) -> Result<Drift, Error> {
-        let disturbed = self.watch.disturbed()? || !self.delivery.is_set_up()?;
-        Ok(if disturbed { Drift::Suspected } else { Drift::None })
+        if !self.delivery.is_set_up()? {
+            return Ok(Drift::Suspected);
+        }
+        self.capture.drift()
     }
 
     fn alert(&mut self, ring: Ring) -> io::Result<()> {
-        self.watch.alert(ring)
+        self.capture.alert(ring)
     }
 
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
@@ -195,9 +179,8 @@ impl<D: door::Nftables> Mode for Userspace<D> {
     }
 
     fn cleanup(&mut self) -> Result<(), Error> {
-        self.known.held = Held { table: Presence::Absent, ..Held::default() };
         self.scope = Scope::Everything;
-        cleanup::delete(&mut self.door, &table_of(self.family)).map_err(Error::Cleanup)?;
+        self.capture.cleanup()?;
         Ok(self.delivery.remove()?)
     }
 }

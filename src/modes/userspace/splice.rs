@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// What a pipe can hold, in bytes. The kernel takes the pages of the receiving socket, so nothing is copied.
-const CAPACITY: usize = 1 << 20;
+/// What a pipe can hold, in bytes. The kernel takes the pages of the receiving socket, so nothing is copied. More would only
+/// have what many connections move leave the processor's caches before the receiver copies it.
+const CAPACITY: usize = 256 << 10;
 /// Pipes and buffers that one thread keeps for later.
 const KEPT: usize = 64;
 /// Of a buffer, in bytes.

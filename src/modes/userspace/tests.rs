@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use super::*;
 use crate::kernel::alarm::Ring;
 use crate::kernel::netns::Namespace;
-use crate::kernel::nftables::KernelNftables;
 use crate::kernel::nftables::events::SubscriptionError;
 use crate::kernel::nftables::fake::FakeNftables;
+use crate::kernel::nftables::{self as door, KernelNftables};
 use crate::model::{
     Endpoint, Frontend, LocalTraffic, Locality, NodePolicy, Protocol, ServicePort, ServicePortName,
     TrafficPolicy, Verdict,
 };
+use crate::modes::nftables::Watch;
 use crate::modes::nftables::names::table as table_of;
 
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ impl LocalDelivery for FakeDelivery {
 
 const CLUSTER: Verdict = Verdict::Forward(TrafficPolicy::Cluster);
 
-fn port(number: u8, endpoints: &[u8]) -> ServicePort {
+pub fn port(number: u8, endpoints: &[u8]) -> ServicePort {
     let endpoint = |last: &u8| Endpoint {
         address: [10, 244, 1, *last].into(),
         port: 8080,
@@ -97,28 +98,30 @@ fn node() -> NodePolicy {
     }
 }
 
-fn table(ports: impl IntoIterator<Item = ServicePort>) -> ServiceTable {
+pub fn table(ports: impl IntoIterator<Item = ServicePort>) -> ServiceTable {
     let mut table = ServiceTable::new(Family::V4);
     table.set_node(node());
     ports.into_iter().for_each(|port| table.set(port));
     table
 }
 
-fn mode<D: door::Nftables>(door: D) -> Userspace<D> {
-    let delivery = Box::new(FakeDelivery::default());
-    Userspace::new(Family::V4, door, Box::new(Nobody), delivery, Arc::default(), Settings::default())
+type OfKernel = Userspace<ByNftables<KernelNftables>>;
+
+fn mode<D: door::Nftables>(door: D) -> Userspace<ByNftables<D>> {
+    let capture = ByNftables::new(Family::V4, door, Box::new(Nobody), Settings::default());
+    Userspace::new(Family::V4, capture, Box::new(FakeDelivery::default()), Arc::default())
 }
 
 /// Tells how many operations it took.
-fn sync<D: door::Nftables>(mode: &mut Userspace<D>, table: &mut ServiceTable) -> usize {
+fn sync<C: Capture>(mode: &mut Userspace<C>, table: &mut ServiceTable) -> usize {
     let plan = mode.plan(table, Instant::now());
-    let operations = Userspace::<D>::operations(&plan);
+    let operations = Userspace::<C>::operations(&plan);
     mode.apply(plan).unwrap();
     table.settle();
     operations
 }
 
-fn endpoints(mode: &Userspace<FakeNftables>, number: u8) -> Vec<String> {
+fn endpoints<C: Capture>(mode: &Userspace<C>, number: u8) -> Vec<String> {
     let address = IpAddr::from([10, 96, 0, number]);
     let reached = mode.frontends.reached(address, Protocol::Tcp, 80);
     let members = reached.iter().flat_map(|reached| reached.service.members());
@@ -129,10 +132,10 @@ fn endpoints(mode: &Userspace<FakeNftables>, number: u8) -> Vec<String> {
 fn a_changed_endpoint_is_told_to_the_listeners_and_not_to_the_kernel() {
     let (mut mode, mut table) = (mode(FakeNftables::default()), table((1..100).map(|n| port(n, &[5, 6]))));
     sync(&mut mode, &mut table);
-    let before = mode.door.committed.len();
+    let before = mode.capture.door.committed.len();
     table.set(port(7, &[6, 8]));
     assert_eq!(sync(&mut mode, &mut table), 1);
-    assert_eq!(mode.door.committed.len(), before, "nothing for the kernel");
+    assert_eq!(mode.capture.door.committed.len(), before, "nothing for the kernel");
     assert_eq!(endpoints(&mode, 7), ["10.244.1.6:8080", "10.244.1.8:8080"]);
 }
 
@@ -178,7 +181,7 @@ fn y3_y10_any_sequence_ends_as_from_scratch() {
     let mut scratch = mode(FakeNftables::default());
     let mut same = table(changing.ports().map(|port| (**port).clone()));
     sync(&mut scratch, &mut same);
-    assert_eq!(stepwise.known.held.members, scratch.known.held.members);
+    assert_eq!(stepwise.capture.held.members, scratch.capture.held.members);
     for number in 1..=13 {
         assert_eq!(endpoints(&stepwise, number), endpoints(&scratch, number), "{number}");
     }
@@ -192,18 +195,18 @@ fn a_refused_transaction_loses_nothing() {
     table.set(port(2, &[6]));
     let gone = port(1, &[5]).name;
     table.remove(&gone);
-    mode.door.refuse = Some("10.96.0.2".into());
+    mode.capture.door.refuse = Some("10.96.0.2".into());
     let plan = mode.plan(&table, Instant::now());
     assert!(mode.apply(plan).is_err());
     assert_eq!(endpoints(&mode, 1), ["10.244.1.5:8080"], "the kernel still sends its packets");
-    mode.door.refuse = None;
+    mode.capture.door.refuse = None;
     table.unsettle();
     mode.observe().unwrap();
     sync(&mut mode, &mut table);
     assert_eq!((endpoints(&mode, 1).len(), endpoints(&mode, 2).len()), (0, 1));
 }
 
-fn in_kernel(namespace: &Namespace, work: impl FnOnce(&mut Userspace<KernelNftables>) + Send) {
+fn in_kernel(namespace: &Namespace, work: impl FnOnce(&mut OfKernel) + Send) {
     namespace.run(|| work(&mut mode(KernelNftables::open().unwrap()))).unwrap();
 }
 
@@ -215,7 +218,7 @@ fn the_kernel_keeps_what_is_written_and_any_change_is_found() {
         let mut table = table((1..50).map(|n| port(n, &[5])).chain([port(60, &[])]));
         mode.observe().unwrap();
         sync(mode, &mut table);
-        let mut look = |mode: &mut Userspace<KernelNftables>| {
+        let mut look = |mode: &mut OfKernel| {
             table.unsettle();
             mode.observe().unwrap();
             sync(mode, &mut table)

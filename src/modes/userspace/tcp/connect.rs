@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::Type;
+use socket2::{Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::{Client, PAUSE};
 use crate::model::route::{self, Packet, Ruling};
 use crate::model::{Family, Locality, NodePolicy, Protocol, TrafficPolicy};
 use crate::modes::userspace::balancer::{Choice, Lease, Service};
@@ -20,6 +21,9 @@ use crate::modes::userspace::sockets::{self, Origin};
 /// How long each attempt may take, as in kube-proxy's userspace mode.
 const ATTEMPTS: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+
+/// How long an accepted client waits for a file descriptor towards an endpoint.
+const WAIT_FOR_SOCKET: Duration = Duration::from_secs(30);
 
 pub struct Connected {
     pub upstream: TcpStream,
@@ -81,17 +85,19 @@ fn interface(node: &NodePolicy, from: engine::From) -> Option<&str> {
 }
 
 /// `None` if there is no endpoint for it, or none that answers.
-pub async fn connect(client: &TcpStream, from: engine::From, shared: &Shared) -> Option<Connected> {
-    let (peer, destination) = (client.peer_addr().ok()?, client.local_addr().ok()?);
+pub async fn connect(client: &Client, from: engine::From, shared: &Shared) -> Option<Connected> {
+    let (peer, destination) = (client.address, client.stream.local_addr().ok()?);
     let admitted = admit(shared, Protocol::Tcp, peer, destination, from)?;
     let meter = &admitted.service.meter;
     let active = Active::new(meter);
     let mut tried = Vec::new();
     for patience in ATTEMPTS {
+        // Before an endpoint is chosen, as this may have to wait.
+        let Some(socket) = wait_for_socket(shared, Family::of(destination.ip())).await else { break };
         let choice = Choice { policy: admitted.policy, client: peer, tried: &tried, draw: shared.draw() };
         let Some(lease) = admitted.service.choose(choice, Instant::now()) else { break };
         let origin = origin(shared, &admitted, &lease, peer);
-        match attempt(shared, &lease, origin, patience, &admitted.service).await {
+        match attempt(shared, &lease, (socket, origin), patience, &admitted.service).await {
             Ok(upstream) => return Some(Connected { upstream, lease, active, service: admitted.service }),
             Err(_) => tried.push(lease.member().address),
         }
@@ -99,6 +105,22 @@ pub async fn connect(client: &TcpStream, from: engine::From, shared: &Shared) ->
     }
     meter.refused.add(1);
     None
+}
+
+/// A client that was accepted must not hear of it when this process has no file descriptors for a while: no endpoint is at
+/// fault, and each could be the right one later.
+async fn wait_for_socket(shared: &Shared, family: Family) -> Option<Socket> {
+    let deadline = Instant::now() + WAIT_FOR_SOCKET;
+    loop {
+        match sockets::towards(family, Type::STREAM) {
+            Ok(socket) => return Some(socket),
+            Err(error) if engine::is_exhausted(&error) && Instant::now() < deadline => {
+                shared.totals.accept_pauses.add(1);
+                sleep(PAUSE).await;
+            }
+            Err(_) => return None,
+        }
+    }
 }
 
 /// The client's address is kept where the model says so, and the answer is sure to come by this node.
@@ -114,7 +136,7 @@ pub fn origin(shared: &Shared, admitted: &Admitted, lease: &Lease, client: Socke
 async fn attempt(
     shared: &Shared,
     lease: &Lease,
-    origin: Origin,
+    (socket, origin): (Socket, Origin),
     patience: Duration,
     service: &Service,
 ) -> io::Result<TcpStream> {
@@ -122,15 +144,15 @@ async fn attempt(
     let started = Instant::now();
     let connected = match leads_back(shared, Protocol::Tcp, member.address) {
         true => Err(io::Error::other("the endpoint is a frontend")),
-        false => open(member.address, origin, patience).await,
+        false => open(socket, member.address, origin, patience).await,
     };
     match &connected {
         Ok(_) => {
             member.succeeded();
             service.meter.connected(started.elapsed());
         }
-        // That this process has no file descriptors is not the endpoint's fault.
-        Err(error) if engine::is_exhausted(error) => shared.totals.accept_pauses.add(1),
+        // That this process has no memory or no ports towards it is not the endpoint's fault.
+        Err(error) if engine::is_exhausted(error) || error.kind() == io::ErrorKind::AddrNotAvailable => {}
         Err(_) => service.failed(member, Instant::now()),
     }
     connected
@@ -141,8 +163,13 @@ pub fn leads_back(shared: &Shared, protocol: Protocol, endpoint: SocketAddr) -> 
     shared.frontends.reached(endpoint.ip(), protocol, endpoint.port()).is_some()
 }
 
-async fn open(endpoint: SocketAddr, origin: Origin, patience: Duration) -> io::Result<TcpStream> {
-    let socket = sockets::towards(endpoint, Type::STREAM, origin)?;
+async fn open(
+    socket: Socket,
+    endpoint: SocketAddr,
+    origin: Origin,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    sockets::show(&socket, Type::STREAM, origin)?;
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(endpoint);
     timeout(patience, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -3,11 +3,17 @@
 pub mod connect;
 mod relay;
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::coop::consume_budget;
 
 use super::engine::{From, Shared, abort, is_exhausted};
 use connect::Connected;
@@ -15,35 +21,59 @@ use connect::Connected;
 /// How long accepting waits where there are no file descriptors. What is open goes on meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a listener for ever.
+/// Who connected.
+pub struct Client {
+    stream: TcpStream,
+    address: SocketAddr,
+}
+
+/// Serves a listener until another process does. What there is no room for waits in the kernel's queue: a client that was accepted is one that
+/// can be served.
 pub async fn accept(
     listener: std::net::TcpListener,
     from: From,
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
 ) {
-    let listener = match TcpListener::from_std(listener) {
+    // SAFETY: the listener owns its descriptor, which stays the same and open until both are dropped.
+    let listener = match unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) } {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "Cannot accept connections"),
     };
+    let mut handed_over = shared.handed_over.subscribe();
     loop {
-        match listener.accept().await {
-            Ok((client, _)) => {
+        let waiting = tokio::select! {
+            waiting = listener.readable() => waiting,
+            _ = handed_over.wait_for(|is| *is) => return,
+        };
+        let Ok(mut waiting) = waiting else { return };
+        let room = tokio::select! {
+            room = wait_for_room(&shared) => room,
+            _ = handed_over.wait_for(|is| *is) => return,
+        };
+        match waiting.try_io(|listener| take(listener.get_ref())) {
+            Ok(Ok(client)) => {
                 shared.totals.accepted.add(1);
-                let permit = wait_for_room(&shared).await;
-                tokio::spawn(serve(client, from, Arc::clone(&shared), stopped.clone(), permit));
+                tokio::spawn(serve(client, from, Arc::clone(&shared), stopped.clone(), room));
             }
-            Err(error) if is_exhausted(&error) => {
+            Ok(Err(error)) if is_exhausted(&error) => {
+                drop(room);
                 shared.totals.accept_pauses.add(1);
                 tokio::time::sleep(PAUSE).await;
             }
-            // It was reset before it was accepted.
-            Err(_) => tokio::task::yield_now().await,
+            // It was reset before it was accepted, or there is nobody any more.
+            Ok(Err(_)) | Err(_) => {}
         }
+        consume_budget().await;
     }
 }
 
-/// Others wait in the kernel's queue.
+fn take(listener: &std::net::TcpListener) -> io::Result<Client> {
+    let (socket, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let address = address.and_then(|address| address.try_into().ok()).ok_or(io::ErrorKind::NotConnected)?;
+    Ok(Client { stream: TcpStream::from_std(socket.into())?, address })
+}
+
 async fn wait_for_room(shared: &Shared) -> Option<OwnedSemaphorePermit> {
     let connections = &shared.connections;
     if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
@@ -55,15 +85,15 @@ async fn wait_for_room(shared: &Shared) -> Option<OwnedSemaphorePermit> {
 
 /// One connection, from its beginning to its end.
 async fn serve(
-    client: TcpStream,
+    client: Client,
     from: From,
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _room: Option<OwnedSemaphorePermit>,
 ) {
     match connect::connect(&client, from, &shared).await {
-        Some(connected) => carry(client, connected, &shared, stopped).await,
-        None => abort(&client),
+        Some(connected) => carry(client.stream, connected, &shared, stopped).await,
+        None => abort(&client.stream),
     }
 }
 

@@ -35,6 +35,9 @@ struct Pump<'a> {
     pipes: &'a Semaphore,
 }
 
+/// What a direction moves before others of its thread get their turn, in bytes.
+const TURN: usize = 1 << 20;
+
 /// What an attempt to move data came to.
 enum Step {
     Moved(usize),
@@ -108,19 +111,25 @@ impl Pump<'_> {
     }
 
     async fn splice_through(&self, pipe: &mut Pipe) -> io::Result<Step> {
-        let mut total = 0;
+        let (mut total, mut turn) = (0, 0);
         loop {
             match self.from.try_io(Interest::READABLE, || pipe.fill(self.from)) {
                 Ok(0) if total == 0 => return Ok(Step::End),
                 Ok(0) => return Ok(Step::Moved(total)),
-                Ok(count) => total += count,
+                Ok(count) => {
+                    total += count;
+                    turn += count;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(if total == 0 { Step::Nothing } else { Step::Moved(total) });
                 }
                 Err(error) => return Err(error),
             }
             self.drain(pipe).await?;
-            tokio::task::coop::consume_budget().await;
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::{Flows, Key};
+use crate::model::Family;
 use crate::modes::userspace::balancer::{BoundedMap, Lease, Service};
 use crate::modes::userspace::figures::Active;
 use crate::modes::userspace::sockets::{self, Origin, Replies};
@@ -62,7 +63,8 @@ impl Life {
 
 /// A socket that hears of its endpoint only: what strangers send is dropped by the kernel.
 pub fn open(endpoint: SocketAddr, origin: Origin) -> io::Result<Arc<UdpSocket>> {
-    let socket = sockets::towards(endpoint, Type::DGRAM, origin)?;
+    let socket = sockets::towards(Family::of(endpoint.ip()), Type::DGRAM)?;
+    sockets::show(&socket, Type::DGRAM, origin)?;
     socket.connect(&endpoint.into())?;
     UdpSocket::from_std(socket.into()).map(Arc::new)
 }

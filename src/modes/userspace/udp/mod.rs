@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 type Key = (SocketAddr, SocketAddr);
 type Flows = Arc<Mutex<BoundedMap<Key, Flow>>>;
 
-/// Serves a listener for ever.
+/// Serves a listener until another process does.
 pub async fn serve(socket: Socket, from: From, replies: Arc<Replies>, shared: Arc<Shared>) {
     let socket = match UdpSocket::from_std(socket.into()) {
         Ok(socket) => socket,
@@ -36,8 +36,15 @@ pub async fn serve(socket: Socket, from: From, replies: Arc<Replies>, shared: Ar
     let flows = Arc::new(Mutex::new(BoundedMap::new(limit)));
     let listener = Listener { from, replies, shared, flows };
     let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut handed_over = listener.shared.handed_over.subscribe();
     loop {
-        let Ok(()) = socket.readable().await else { return };
+        let readable = tokio::select! {
+            readable = socket.readable() => readable,
+            _ = handed_over.wait_for(|is| *is) => break,
+        };
+        if readable.is_err() {
+            break;
+        }
         for _ in 0..BATCH {
             match socket.try_io(Interest::READABLE, || sockets::receive(&socket, &mut buffer)) {
                 Ok(datagram) => listener.forward(&datagram, &buffer[..datagram.length]),
@@ -47,6 +54,9 @@ pub async fn serve(socket: Socket, from: From, replies: Arc<Replies>, shared: Ar
         }
         tokio::task::yield_now().await;
     }
+    drop(socket);
+    // Answers to what was sent on are passed on still.
+    std::future::pending().await
 }
 
 struct Listener {

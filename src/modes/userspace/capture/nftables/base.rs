@@ -4,9 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::Settings;
-use super::names::{Set, SetId};
-use super::sockets::Ports;
+use super::names::SetId;
 use crate::kernel::nftables::chain::{ChainKind, Hook};
 use crate::kernel::nftables::expression::{CtDirection, FibLookup, FibScope, Membership, PacketEnd};
 use crate::kernel::nftables::selector::Selector;
@@ -16,6 +14,9 @@ use crate::model::{Family, Protocol, ServiceTable};
 use crate::modes::nftables::base::Path;
 use crate::modes::nftables::names::Keying;
 use crate::modes::nftables::pods::Pods;
+use crate::modes::userspace::Settings;
+use crate::modes::userspace::capture::Set;
+use crate::modes::userspace::sockets::{Ports, listening};
 
 /// After `NF_IP_PRI_NAT_DST`: what somebody else translates, such as a host port or a mode that is about to go, is left to
 /// them.
@@ -292,14 +293,6 @@ fn dropping(matches: impl Into<Vec<Statement>>) -> Rule {
     let mut statements = matches.into();
     statements.push(Statement::Verdict(Verdict::Drop));
     Rule::new(statements)
-}
-
-/// Where this process listens: on loopback, so that nobody can ask it but through the rules.
-pub fn listening(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::LOCALHOST.into(),
-        Family::V6 => Ipv6Addr::LOCALHOST.into(),
-    }
 }
 
 fn loopback(family: Family) -> IpNet {

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::base::Style;
-use super::capture::Member;
-use super::error::{self, Error};
+use super::member;
 use super::names::{NAMES, SetId};
 use crate::kernel::nftables::table::Ownership;
 use crate::kernel::nftables::{InstalledRule, InstalledTable, Name, Nftables, Rule, Table};
 use crate::model::Family;
 use crate::modes::nftables::names::{COMMENT, table as table_of};
+use crate::modes::userspace::capture::Member;
+use crate::modes::userspace::error::{self, Error};
 
 /// What this mode knows to be in the kernel.
 #[derive(Debug, Default)]
@@ -93,7 +94,7 @@ fn members(
         if strangers {
             break;
         }
-        let mut note = |element: &_| match Member::parse(id, family, element) {
+        let mut note = |element: &_| match member::parse(id, family, element) {
             Some(member) => drop(members.insert(member)),
             None => strangers = true,
         };

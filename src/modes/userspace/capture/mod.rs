@@ -1,17 +1,63 @@
 //! Which packets the kernel gives to this process, which it refuses and which it drops: what has to be in the sets for one
-//! frontend or one address.
+//! frontend or one address. How the kernel is told is up to [`nftables`] or [`iptables`].
 
-use std::net::{IpAddr, Ipv4Addr};
+mod difference;
+pub mod iptables;
+pub mod nftables;
 
-use ipnet::{IpNet, Ipv4Net};
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
 
-use super::names::{Set, SetId};
-use crate::kernel::nftables::{Element, Value};
+use ipnet::IpNet;
+
+use super::Scope;
+use super::error::Error;
+use crate::kernel::alarm::Ring;
 use crate::model::{
     Destination, Family, Frontend, FrontendKey, Protocol, ServicePort, ServiceTable, Verdict,
 };
-use crate::modes::nftables::key::{self, Key};
-use crate::modes::nftables::names::Keying;
+use crate::modes::Drift;
+
+/// By what packets come to this process, for one address family. The methods are those of [`Mode`](crate::modes::Mode).
+pub trait Capture {
+    type Plan: fmt::Display;
+
+    fn observe(&mut self) -> Result<(), Error>;
+
+    /// What is held is compared as far as the scope says, or wholly where little is known.
+    fn plan(&self, want: &ServiceTable, scope: Scope) -> Self::Plan;
+
+    fn operations(plan: &Self::Plan) -> usize;
+
+    fn apply(&mut self, plan: Self::Plan) -> Result<(), Error>;
+
+    fn drift(&mut self) -> Result<Drift, Error>;
+
+    fn alert(&mut self, _ring: Ring) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn cleanup(&mut self) -> Result<(), Error>;
+}
+
+/// The sets: each answers one question about a packet, so that the rules need not know any Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Set {
+    /// Frontends whose packets are for this process.
+    Captured,
+    /// Frontends that only [`SourceRanges`](Set::SourceRanges) may use.
+    Guarded,
+    SourceRanges,
+    /// Policy Local without an endpoint here.
+    Drop,
+    /// The same, except for clients of this node.
+    DropOutside,
+    /// Without endpoints, at an address that the node has for other reasons too.
+    Reject,
+    /// Addresses that are there for Services only: what is not served there is refused.
+    VirtualIps,
+}
 
 /// What is in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,55 +70,6 @@ pub enum Member {
 
 /// The sets that have one element for a frontend.
 pub const OF_PLACES: [Set; 5] = [Set::Captured, Set::Guarded, Set::Drop, Set::DropOutside, Set::Reject];
-
-impl Member {
-    /// The first in order of the clients that may use a frontend.
-    pub fn first_range(place: FrontendKey) -> Self {
-        Member::Range(place, Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into())
-    }
-
-    pub fn set(&self) -> SetId {
-        match self {
-            Member::Place(set, place) => SetId(*set, Keying::of(place)),
-            Member::Range(..) => SetId(Set::SourceRanges, Keying::Address),
-            Member::VirtualIp(_) => SetId(Set::VirtualIps, Keying::Address),
-        }
-    }
-
-    pub fn element(&self) -> Element {
-        match self {
-            Member::Place(_, place) => Element::of_set(key::value(place)),
-            Member::Range(place, network) => Element::interval(
-                key::value(place).and(Value::address(network.network())),
-                key::value(place).and(Value::address(network.broadcast())),
-            ),
-            Member::VirtualIp(address) => Element::of_set(Value::address(*address)),
-        }
-    }
-
-    /// `None` for what is never written here.
-    pub fn parse(SetId(set, keying): SetId, family: Family, element: &Element) -> Option<Self> {
-        let mut key = Key::new(family, element.key.as_bytes());
-        let member = match set {
-            Set::VirtualIps => Member::VirtualIp(key.address()?),
-            Set::SourceRanges => {
-                let place = key.place(keying)?;
-                let mut last = Key::new(family, element.last.as_ref().unwrap_or(&element.key).as_bytes());
-                last.place(keying)?;
-                Member::Range(place, network(key.address()?, last.address()?)?)
-            }
-            _ => Member::Place(set, key.place(keying)?),
-        };
-        let written = member.element();
-        ((written.key, written.last) == (element.key, element.last)).then_some(member)
-    }
-}
-
-fn network(first: IpAddr, last: IpAddr) -> Option<IpNet> {
-    let networks = (0..=Family::of(first).bits()).filter_map(|prefix| IpNet::new(first, prefix).ok());
-    let mut networks = networks.filter(|network| network.network() == first);
-    networks.find(|network| network.broadcast() == last)
-}
 
 /// What a frontend has in the sets. Nothing, if it is nobody's or of a protocol that this mode does not speak.
 pub fn of_place(table: &ServiceTable, place: FrontendKey) -> Vec<Member> {

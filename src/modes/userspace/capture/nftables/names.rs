@@ -1,4 +1,4 @@
-//! The sets of our table: each answers one question about a packet, so that the rules need not know any Service.
+//! What the sets of our table are called, and what is in them.
 //!
 //! The table has the name of the nftables mode's. Whichever of the two modes writes it takes the other's out in the same
 //! transaction, so that there is no moment with both or with none.
@@ -10,23 +10,7 @@ use crate::kernel::nftables::datatype::Datatype;
 use crate::kernel::nftables::set::Shape;
 use crate::model::Family;
 use crate::modes::nftables::names::Keying;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Set {
-    /// Frontends whose packets are for this process.
-    Captured,
-    /// Frontends that only [`SourceRanges`](Set::SourceRanges) may use.
-    Guarded,
-    SourceRanges,
-    /// Policy Local without an endpoint here.
-    Drop,
-    /// The same, except for clients of this node.
-    DropOutside,
-    /// Without endpoints, at an address that the node has for other reasons too.
-    Reject,
-    /// Addresses that are there for Services only: what is not served there is refused.
-    VirtualIps,
-}
+use crate::modes::userspace::capture::Set;
 
 /// One of the sets. The name of `Captured` is none of the nftables mode's, where such a set is a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
