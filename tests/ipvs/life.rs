@@ -56,6 +56,7 @@ fn l5_whatever_is_taken_away_comes_back() {
         "ipvsadm -d -t 10.96.0.10:80 -r 10.244.1.5:8080",
         "ipvsadm -e -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 7",
         "ipvsadm -D -t 172.18.0.2:30080",
+        "ipvsadm -E -t 10.96.0.10:80 -s wlc -p 60",
         "ipvsadm -C",
         "ipset del FERRO-4-SERVED 10.96.0.10,tcp:80",
         "ipset flush FERRO-4-VIRTUAL-IPS",
@@ -72,6 +73,22 @@ fn l5_whatever_is_taken_away_comes_back() {
     for kind in ["virtual server", "destination", "set", "address", "rule"] {
         assert!(repaired(&rig, kind) > 0, "no {kind} was counted\n{}", rig.log());
     }
+}
+
+/// What is on no packet's way, and still what connections depend on.
+#[test]
+#[ignore = "needs IPVS: the guest kernel runs it"]
+fn l5_sysctls_that_others_change_are_put_right_by_the_audit() {
+    let rig = start(&[("web.yaml", &web("", &PODS))], &["--audit-period=1s"]);
+    let sysctls = "net.ipv4.vs.conntrack net.ipv4.vs.expire_nodest_conn net.ipv4.ip_forward
+                   net.ipv4.conf.eth0.arp_ignore";
+    let read = || rig.run(&format!("sysctl -n {sysctls}"));
+    let whole = read();
+    for sysctl in sysctls.split_whitespace() {
+        shell(&rig, &format!("sysctl -w {sysctl}=0"));
+    }
+    assert_ne!(read(), whole);
+    assert!(eventually(PATIENCE, || read() == whole), "{}\n{}", read(), rig.log());
 }
 
 /// Fewer connections prove nothing.
