@@ -34,6 +34,45 @@ pub fn answer(lab: &Lab, address: Ipv4Addr) -> Result<Option<IpAddr>> {
     Ok(host.namespace.run(ask)?)
 }
 
+/// From few ports, each of which is used again while the kernel still remembers what it was used for last.
+const PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_199;
+const CLIENTS: usize = 8;
+
+/// How long so many new connections take from the first SYN to the server's answer, in milliseconds, from 200 ports.
+pub fn times_with_reused_ports(lab: &Lab, to: SocketAddr, count: usize) -> Result<Vec<f64>> {
+    let client = &lab.host_of(CLIENT.into()).context("no client")?.namespace;
+    let range = format!("{} {}", PORTS.start(), PORTS.end());
+    let before = client.run(|| -> io::Result<String> {
+        let before = fs::read_to_string(PORT_RANGE)?;
+        fs::write(PORT_RANGE, range).map(|()| before)
+    })??;
+    let one = || client.run(|| (0..count / CLIENTS).map(|_| connect_and_read(to)).collect());
+    let times = std::thread::scope(|scope| -> Result<Vec<f64>> {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(one)).collect();
+        let mut all = Vec::new();
+        for client in clients {
+            let times: io::Result<Vec<f64>> = client.join().expect("it does not panic")?;
+            all.extend(times.context("a connection from a port that was used before")?);
+        }
+        Ok(all)
+    });
+    client.run(|| fs::write(PORT_RANGE, before))??;
+    times
+}
+
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+fn connect_and_read(to: SocketAddr) -> io::Result<f64> {
+    let started = Instant::now();
+    let mut stream = TcpStream::connect(to)?;
+    leave_no_trace(&stream)?;
+    let length = stream.read(&mut [0; 128])?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(started.elapsed().as_secs_f64() * 1000.0)
+}
+
 /// Labs without Services to compare with.
 pub struct Baselines {
     empty: Lab,

@@ -63,6 +63,17 @@ impl<'a> Proxy<'a> {
         Ok(line.split_whitespace().nth(1).context("no figure")?.parse::<f64>()? / 1024.0)
     }
 
+    /// How long the stages of all syncs of IPv4 have taken so far, in milliseconds, each with its name.
+    pub fn stages(&self) -> Result<Vec<(String, f64)>> {
+        const PREFIX: &str = "ferrovia_stage_duration_seconds_sum{ip_family=\"IPv4\",stage=\"";
+        let (_, page) = get(self.lab, METRICS, "/metrics")?;
+        let stage = |line: &str| {
+            let (name, seconds) = line.strip_prefix(PREFIX)?.split_once("\"} ")?;
+            Some((name.to_owned(), seconds.parse::<f64>().ok()? * 1000.0))
+        };
+        Ok(page.lines().filter_map(stage).collect())
+    }
+
     /// What plans asked the kernel for so far, in the mode's own unit: netlink messages, lines of a restore.
     pub fn operations(&self) -> Result<f64> {
         let (_, page) = get(self.lab, METRICS, "/metrics")?;

@@ -1,15 +1,16 @@
 //! The measurements, in their order.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use ferrovia::lab::Lab;
+use ferrovia::lab::{Lab, POD_PORT};
 
 use crate::apiserver::ApiServer;
 use crate::cluster::{self, PODS, Size, cluster_ip, slice};
-use crate::connections::{Baselines, answer};
+use crate::connections::{Baselines, answer, times_with_reused_ports};
 use crate::data_plane::DataPlane;
 use crate::figures::{max, median, millis, print, quantile};
 use crate::proxy::Proxy;
@@ -18,6 +19,9 @@ use crate::proxy::Proxy;
 const BURST: usize = 500;
 const IDLE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Connections from few ports, and how long each of two endpoints has them meanwhile.
+const REUSES: usize = 16_000;
+const TURN: Duration = Duration::from_millis(300);
 /// Between two questions whether traffic follows, so that they take no CPU away from what is measured.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -56,9 +60,12 @@ pub fn run(size: Size, plane: DataPlane) -> Result<()> {
 
     let started = Instant::now();
     let mut proxy = subject.start_proxy()?;
-    proxy.explain(subject.wait_until_reachable(started))?;
+    proxy.explain(subject.wait_until_reachable(&proxy, started))?;
     let (idle, pod) = proxy.explain(subject.measure_work(&proxy))?;
     baselines.compare(&lab, size.last_probe(), pod)?;
+    if plane == DataPlane::Ipvs {
+        proxy.explain(subject.measure_reused_ports(pod))?;
+    }
     print("CPU when nothing happens", idle * 100.0, "% of one");
     print("peak resident memory", proxy.memory("VmHWM")?, "MiB");
     print("resident memory after all that", proxy.memory("VmRSS")?, "MiB");
@@ -72,11 +79,17 @@ impl<'a> Subject<'a> {
         Proxy::start(self.lab, &self.server.kubeconfig(), self.plane)
     }
 
-    fn wait_until_reachable(&self, started: Instant) -> Result<()> {
+    /// The rest of the time is for starting and for reading everything from the API server, which shares the machine.
+    fn wait_until_reachable(&self, proxy: &Proxy<'_>, started: Instant) -> Result<()> {
         for index in self.size.probes() {
             self.wait(index, |pod| pod.is_some())?;
         }
         print("start to all Services reachable", millis(started.elapsed()), "ms");
+        print("CPU for it", proxy.cpu()? * 1000.0, "ms");
+        print("peak resident memory by then", proxy.memory("VmHWM")?, "MiB");
+        for (stage, took) in proxy.stages()? {
+            print(&format!("of it to {stage}"), took, "ms");
+        }
         Ok(())
     }
 
@@ -143,6 +156,32 @@ impl<'a> Subject<'a> {
         println!("  {what:36} {:8.1} ms, {applied:.1} of it to write them", millis(written.elapsed()));
         print("CPU for it, more than for idling", cost.millis(proxy)?, "ms");
         Ok(())
+    }
+
+    /// What a new connection pays for a port that leads to an endpoint that has left, and so does one past the Service.
+    fn measure_reused_ports(&self, pod: Ipv4Addr) -> Result<()> {
+        let last = self.size.last_probe();
+        let through = SocketAddr::from((cluster_ip(last), 80));
+        let (over, past) = (AtomicBool::new(false), SocketAddr::from((pod, POD_PORT)));
+        let mut times = thread::scope(|scope| -> Result<_> {
+            scope.spawn(|| {
+                for turn in (0..PODS.len()).cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
+                    self.server.apply(slice(last, &[PODS[turn]]));
+                    thread::sleep(TURN);
+                }
+            });
+            let times = times_with_reused_ports(self.lab, through, REUSES);
+            over.store(true, Ordering::Relaxed);
+            Ok([times?, times_with_reused_ports(self.lab, past, REUSES)?])
+        })?;
+        for (what, times) in
+            ["new connection from a reused port", "and past the Service"].iter().zip(&mut times)
+        {
+            let (median, p999) = (median(times), quantile(times, 0.999));
+            println!("  {what:36} {median:8.1} ms median, {p999:.1} p99.9, {:.1} max", max(times));
+        }
+        self.server.apply(slice(last, &[pod]));
+        self.follow(last, pod)
     }
 
     /// From the start of another process on what the first one left until a change that was made meanwhile is in force.

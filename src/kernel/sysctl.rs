@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{fmt, fs, io};
 
 pub use arp::{ArpIgnore, InterfaceName, plan_quiet_arp};
-pub use ipvs::{Arp, KernelVersion, plan_ipvs};
+pub use ipvs::{Arp, IpvsNode, KernelVersion, NodeSettings, VirtualAddresses, plan_ipvs};
 
 /// Sysctls of connection tracking; `None` leaves one as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +104,14 @@ pub enum SysctlError {
     Write { knob: Knob, value: i64, source: io::Error },
 }
 
+impl SysctlError {
+    pub fn knob(&self) -> Knob {
+        match self {
+            SysctlError::Read { knob, .. } | SysctlError::Write { knob, .. } => *knob,
+        }
+    }
+}
+
 pub trait Sysctls {
     fn read(&self, knob: Knob) -> io::Result<i64>;
     fn write(&mut self, knob: Knob, value: i64) -> io::Result<()>;
@@ -170,8 +178,11 @@ pub fn plan_oom_score(score: i32) -> Wanted {
 
 /// Writes what differs, and goes on past what cannot be set: a node without connection tracking yet, or one that gives
 /// no rights to its sysctls, must not be left without Services (k8s#18604).
-pub fn apply(sysctls: &mut impl Sysctls, wanted: &[Wanted]) -> Vec<SysctlError> {
-    wanted.iter().filter_map(|wanted| set(sysctls, wanted).err()).collect()
+pub fn apply<'a>(
+    sysctls: &mut impl Sysctls,
+    wanted: impl IntoIterator<Item = &'a Wanted>,
+) -> Vec<SysctlError> {
+    wanted.into_iter().filter_map(|wanted| set(sysctls, wanted).err()).collect()
 }
 
 fn set(sysctls: &mut impl Sysctls, wanted: &Wanted) -> Result<(), SysctlError> {

@@ -14,6 +14,7 @@ pub mod store;
 
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::conntrack::Conntrack;
@@ -48,6 +49,10 @@ impl From<Event> for Input {
 
 /// Inputs taken up before the schedule is looked at again.
 const BATCH: usize = 4096;
+
+/// Between two looks at the inputs while the first lists come in: nothing is done before they are complete, and to be woken
+/// for each of many thousand objects costs more than to take them up.
+const LISTS_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two looks at what the kernel counted for Services, and how much of the time these may take.
 const TRAFFIC_PAUSE: Duration = Duration::from_secs(5);
@@ -139,6 +144,9 @@ impl<M: Mode> Sync<M> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if !self.store.lists_done() {
+                thread::sleep(LISTS_PAUSE);
             }
         }
     }

@@ -1,14 +1,12 @@
 //! IPVS without the program: that the kernel at hand and the lab can tell whether the program is right.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferrovia::kernel::netns::Namespace;
 use ferrovia::lab::{Lab, Observed};
 use ferrovia::model::Protocol;
 
-use crate::common::rig::{address, ip};
-
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::common::rig::{PATIENCE, address, eventually, ip};
 
 fn run(namespace: &Namespace, script: &str) -> String {
     let output = namespace.command("sh").unwrap().args(["-ec", script]).output().unwrap();
@@ -38,8 +36,11 @@ fn a_virtual_server_is_listed_in_its_namespace_alone() {
         &namespace,
         "ip link set lo up; ipvsadm -A -t 10.96.0.10:80 -s rr; ipvsadm -a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m",
     );
-    let listed = run(&namespace, "ipvsadm -Ln");
-    assert!(listed.contains("TCP  10.96.0.10:80 rr") && listed.contains("-> 10.244.1.5:8080"), "{listed}");
+    let is_listed = || {
+        let listed = run(&namespace, "ipvsadm -Ln");
+        listed.contains("TCP  10.96.0.10:80 rr") && listed.contains("-> 10.244.1.5:8080")
+    };
+    assert!(eventually(PATIENCE, is_listed), "{}", run(&namespace, "ipvsadm -Ln"));
     assert!(!run(&other, "ipvsadm -Ln").contains("10.96.0.10"));
 }
 

@@ -1,8 +1,7 @@
 //! The door to IPVS in a real kernel, against ipvsadm and /proc/net/ip_vs.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferrovia::kernel::ipvs::{
     Command, Connections, Destination, Flags, ForwardingMethod, Ipvs, IpvsError, KernelIpvs, Service,
@@ -11,6 +10,8 @@ use ferrovia::kernel::ipvs::{
 use ferrovia::kernel::netns::Namespace;
 use ferrovia::model::{Family, Protocol};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use crate::common::rig::{PATIENCE, eventually};
 
 fn run(namespace: &Namespace, script: &str) -> String {
     let output = namespace.command("sh").unwrap().args(["-ec", script]).output().unwrap();
@@ -39,6 +40,20 @@ fn sorted(text: &str) -> Vec<String> {
     let mut lines: Vec<_> = text.lines().map(|line| line.trim_end().to_owned()).collect();
     lines.sort();
     lines
+}
+
+/// Holds a listing to what has to be in it, in any order. It goes by places in a table that all namespaces share, so that
+/// others' changes may cost it lines or make some come twice: it is read until it is whole.
+#[track_caller]
+pub(super) fn assert_lists<Line: AsRef<str>>(mut list: impl FnMut() -> Vec<String>, expected: &[Line]) {
+    let mut expected: Vec<_> = expected.iter().map(AsRef::as_ref).collect();
+    expected.sort_unstable();
+    let mut seen = Vec::new();
+    let is_whole = eventually(PATIENCE, || {
+        seen = list();
+        seen == expected
+    });
+    assert!(is_whole, "{seen:#?}\nis not\n{expected:#?}");
 }
 
 /// As ipvsadm reads it.
@@ -137,22 +152,31 @@ fn what_is_written_is_what_ipvsadm_writes() {
     for reader in
         ["ipvsadm-save -n", "ipvsadm -Ln --exact", "ipvsadm -Ln --thresholds", "cat /proc/net/ip_vs"]
     {
-        assert_eq!(sorted(&run(&ours, reader)), sorted(&run(&theirs, reader)), "{reader}");
+        let same = || sorted(&run(&ours, reader)) == sorted(&run(&theirs, reader));
+        assert!(
+            eventually(PATIENCE, same),
+            "{reader}:\n{}\nis not\n{}",
+            run(&ours, reader),
+            run(&theirs, reader)
+        );
     }
-    assert!(saved(&ours).contains(&"-a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 1".into()));
-    assert_eq!(saved(&ours).len(), everything().len());
+    let is_whole = || {
+        let saved = saved(&ours);
+        let has = |line: &str| saved.iter().any(|saved| saved == line);
+        saved.len() == everything().len() && has("-a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 1")
+    };
+    assert!(eventually(PATIENCE, is_whole), "{:#?}", saved(&ours));
 }
 
 #[test]
 #[ignore = "needs IPVS: run in the guest kernel"]
 fn what_ipvsadm_writes_is_read() {
     let namespace = network();
-    let mut written: Vec<_> = everything().iter().map(Command::to_string).collect();
+    let written: Vec<_> = everything().iter().map(Command::to_string).collect();
     for command in &written {
         run(&namespace, &format!("ipvsadm {command}"));
     }
-    written.sort();
-    assert_eq!(listed(&namespace), written);
+    assert_lists(|| listed(&namespace), &written);
     let missing = with(&namespace, |ipvs| {
         let mut count = 0;
         ipvs.destinations(&tcp("10.96.0.99:80"), &mut |_, _, _| count += 1).map(|()| count)
@@ -170,10 +194,14 @@ fn local_and_bypass_are_kept() {
     let bypass = by(ForwardingMethod::Bypass, "10.244.1.6:80");
     let commands = [Command::AddService(Service::new(web(), "rr")), local, bypass];
     execute(&namespace, &commands).unwrap();
-    assert_eq!(listed(&namespace), commands.map(|command| command.to_string()));
-    let table = run(&namespace, "cat /proc/net/ip_vs");
-    let line = table.lines().find(|line| line.contains("0AF40105:0050")).unwrap();
-    assert_eq!(line.split_whitespace().nth(2), Some("Local"), "{table}");
+    assert_lists(|| listed(&namespace), &commands.map(|command| command.to_string()));
+    let table = || run(&namespace, "cat /proc/net/ip_vs");
+    let is_local = || {
+        let table = table();
+        let line = table.lines().find(|line| line.contains("0AF40105:0050"));
+        line.is_some_and(|line| line.split_whitespace().nth(2) == Some("Local"))
+    };
+    assert!(eventually(PATIENCE, is_local), "{}", table());
 }
 
 #[test]
@@ -195,8 +223,8 @@ fn setting_replaces_everything() {
     )
     .unwrap();
     let expected = ["-A -t 10.96.0.10:80 -s lc", "-a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 0"];
-    assert_eq!(saved(&namespace), expected);
-    assert_eq!(listed(&namespace), expected);
+    assert_lists(|| saved(&namespace), &expected);
+    assert_lists(|| listed(&namespace), &expected);
 }
 
 /// I6 (k8s#101506): EEXIST and ESRCH are no reason to fail.
@@ -211,21 +239,25 @@ fn what_was_there_before_does_not_matter() {
     let expected = ["-A -t 10.96.0.10:80 -s rr", "-a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 1"];
     for time in ["first", "second"] {
         execute(&namespace, &add).unwrap();
-        assert_eq!(saved(&namespace), expected, "{time}");
+        println!("{time}");
+        assert_lists(|| saved(&namespace), &expected);
     }
     let delete = [Command::DeleteDestination(web(), at("10.244.1.5:8080")), Command::DeleteService(web())];
     for time in ["first", "second"] {
         execute(&namespace, &delete).unwrap();
-        assert_eq!(saved(&namespace), [] as [&str; 0], "{time}");
+        println!("{time}");
+        assert_lists(|| saved(&namespace), &[] as &[&str]);
     }
     let set = [
         Command::SetService(Service::new(web(), "rr")),
         Command::SetDestination(web(), to("10.244.1.5:8080", 1)),
     ];
     execute(&namespace, &set).unwrap();
-    assert_eq!(saved(&namespace), expected);
+    assert_lists(|| saved(&namespace), &expected);
     execute(&namespace, &[Command::SetDestination(web(), to("10.244.1.6:8080", 1))]).unwrap();
-    assert_eq!(saved(&namespace).len(), 3);
+    let [server, first] = expected;
+    let second = "-a -t 10.96.0.10:80 -r 10.244.1.6:8080 -m -w 1";
+    assert_lists(|| saved(&namespace), &[server, first, second]);
 }
 
 /// What `it_refuses_what_the_kernel_refuses` holds the fake to.
@@ -259,10 +291,8 @@ fn refusals_are_named_and_stop_nothing() {
     }
     assert_eq!(failures.len(), refused.len(), "{text}");
     assert!(failures[2].2.to_string().contains("the kernel has no scheduler nosuch"), "{text}");
-    assert_eq!(
-        saved(&namespace),
-        ["-A -t 10.96.0.10:80 -s rr", "-a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 1"]
-    );
+    let kept = ["-A -t 10.96.0.10:80 -s rr", "-a -t 10.96.0.10:80 -r 10.244.1.5:8080 -m -w 1"];
+    assert_lists(|| saved(&namespace), &kept);
 }
 
 #[test]
@@ -291,7 +321,8 @@ fn schedulers_are_found_without_a_trace() {
         &namespace,
         "ipvsadm -A -t 198.51.100.0:20000 -s wlc; ipvsadm -a -t 198.51.100.0:20000 -r 10.1.1.1:80 -m",
     );
-    let before = saved(&namespace);
+    let before = ["-A -t 198.51.100.0:20000 -s wlc", "-a -t 198.51.100.0:20000 -r 10.1.1.1:80 -m -w 1"];
+    assert_lists(|| saved(&namespace), &before);
     with(&namespace, |ipvs| {
         for name in ["rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq", "mh"] {
             assert!(ipvs.has_scheduler(name).unwrap(), "{name}");
@@ -300,7 +331,7 @@ fn schedulers_are_found_without_a_trace() {
             assert!(!ipvs.has_scheduler(name).unwrap(), "{name}");
         }
     });
-    assert_eq!(saved(&namespace), before);
+    assert_lists(|| saved(&namespace), &before);
 }
 
 #[test]
@@ -325,8 +356,8 @@ fn timeouts_and_version_are_those_of_ipvsadm() {
 fn each_namespace_has_a_table_of_its_own() {
     let (one, other) = (network(), network());
     execute(&one, &[Command::AddService(Service::new(web(), "rr"))]).unwrap();
-    assert_eq!(listed(&one), ["-A -t 10.96.0.10:80 -s rr"]);
-    assert_eq!(listed(&other), [] as [&str; 0]);
+    assert_lists(|| listed(&one), &["-A -t 10.96.0.10:80 -s rr"]);
+    assert_lists(|| listed(&other), &[] as &[&str]);
 }
 
 const SERVICES: u16 = 1000;
@@ -350,28 +381,26 @@ fn many_commands_need_few_writes_and_none_is_lost() {
     let namespace = network();
     let commands = many();
     let all_of_them = commands.len() as u64;
+    let are_there = |ipvs: &mut KernelIpvs| {
+        assert!(eventually(PATIENCE, || all(ipvs).len() == commands.len()), "{} lines", all(ipvs).len());
+    };
     with(&namespace, |ipvs| {
         let start = Instant::now();
         ipvs.execute(&commands).unwrap();
         println!("{all_of_them} commands: {:?}", start.elapsed());
         assert_eq!(ipvs.sent(), all_of_them);
-        assert_eq!(all(ipvs).len(), commands.len());
+        are_there(ipvs);
         let start = Instant::now();
         ipvs.execute(&commands).unwrap();
         println!("each refused and repaired: {:?}", start.elapsed());
         assert_eq!(ipvs.sent(), 3 * all_of_them);
-        assert_eq!(all(ipvs).len(), commands.len());
+        are_there(ipvs);
         let first = *commands[0].server();
         ipvs.execute(&[Command::SetDestination(first, to("10.244.1.1:8080", 0))]).unwrap();
         assert_eq!(ipvs.sent(), 3 * all_of_them + 1, "one changed destination is one message");
     });
-    // A listing goes by places in a table that all namespaces share, so that others' changes may cost it lines.
     let is_whole = || saved(&namespace).len() == commands.len();
-    assert!(
-        crate::common::rig::eventually(crate::common::rig::SOON, is_whole),
-        "{}",
-        saved(&namespace).len()
-    );
+    assert!(eventually(PATIENCE, is_whole), "{} lines", saved(&namespace).len());
 }
 
 /// Statistics are summed every two seconds only (`ip_vs_est.c`).
@@ -386,17 +415,17 @@ fn connections_are_counted() {
         &[Command::AddService(service), Command::AddDestination(web(), to("127.0.0.1:8080", 1))],
     )
     .unwrap();
-    let (connections, counted) = namespace
+    let (connections, is_counted) = namespace
         .run(|| {
             let listener = TcpListener::bind("127.0.0.1:8080").unwrap();
             let _client = TcpStream::connect("10.96.0.10:80").unwrap();
             let _server = listener.accept().unwrap();
             let ipvs = &mut KernelIpvs::open().unwrap();
-            (connections(ipvs), counted(ipvs))
+            (connections(ipvs), eventually(PATIENCE, || counted(ipvs) == [1]))
         })
         .unwrap();
     assert_eq!(connections, Connections { active: 1, inactive: 0, persistent: 1 });
-    assert_eq!(counted, 1);
+    assert!(is_counted);
 }
 
 fn connections(ipvs: &mut KernelIpvs) -> Connections {
@@ -406,16 +435,11 @@ fn connections(ipvs: &mut KernelIpvs) -> Connections {
     connections
 }
 
-fn counted(ipvs: &mut KernelIpvs) -> u64 {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let mut counted = 0;
-        ipvs.services(&mut |_, statistics| counted += statistics.connections).unwrap();
-        if counted > 0 || Instant::now() > deadline {
-            return counted;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
+/// Of each virtual server.
+fn counted(ipvs: &mut KernelIpvs) -> Vec<u64> {
+    let mut counted = Vec::new();
+    ipvs.services(&mut |_, statistics| counted.push(statistics.connections)).unwrap();
+    counted
 }
 
 /// On a kernel with IPVS there is nothing to see.

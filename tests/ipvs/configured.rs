@@ -5,7 +5,7 @@ use std::fs;
 use ferrovia::lab::proxy::get;
 
 use super::lab::{WEB, options, shell, start, web, without_proxy};
-use crate::common::rig::{PROGRAM, Rig, address, eventually};
+use crate::common::rig::{PATIENCE, PROGRAM, Rig, address, eventually};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
 const SERVED: &str = "10.244.1.9   tcp 10.96.0.10:80    -> to 10.244.1.5:8080 10.244.2.5:8080
@@ -100,7 +100,7 @@ fn init_only_sets_the_node_up_and_ends() {
     assert_eq!(rig.run(sysctls), "0\n1\n0\n0\n");
     let mut child = rig.command().spawn().unwrap();
     let mut ended = None;
-    assert!(eventually(crate::common::rig::SOON, || {
+    assert!(eventually(PATIENCE, || {
         ended = child.try_wait().unwrap();
         ended.is_some()
     }));

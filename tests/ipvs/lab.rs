@@ -1,14 +1,13 @@
 //! The whole program in a lab, and what other programs read of IPVS there.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ferrovia::lab::Observed;
 use ferrovia::lab::proxy::get;
 use ferrovia::model::Protocol;
 
 use crate::common::data_plane::DataPlane;
-use crate::common::rig::{Rig, SOON, address, endpoints, eventually, service};
+use crate::common::rig::{PATIENCE, Rig, address, endpoints, eventually, service};
 
 pub const WEB: &str = "10.96.0.10:80";
 
@@ -55,9 +54,27 @@ pub struct RealServer {
     pub inactive: u32,
 }
 
+/// What a program lists of IPVS, once it says the same twice: others' changes of the table, which all namespaces share, may
+/// cost a listing lines or make some come twice. Where it never does, as connections come and go, the last word.
+pub fn steady(mut list: impl FnMut() -> String) -> String {
+    let mut last = list();
+    for _ in 0..10 {
+        let next = list();
+        if next == last {
+            break;
+        }
+        last = next;
+    }
+    last
+}
+
+pub fn virtual_servers(rig: &Rig) -> String {
+    steady(|| rig.run("ipvsadm -Ln"))
+}
+
 /// The lines of a virtual server: its own first.
 fn lines_of(rig: &Rig, server: &str) -> Vec<String> {
-    let listed = rig.run("ipvsadm -Ln");
+    let listed = virtual_servers(rig);
     let begins = |line: &&str| line.split_whitespace().nth(1) == Some(server) && !line.contains("->");
     let mut lines = listed.lines().skip_while(|line| !begins(line));
     let own = lines.next().map(str::to_owned);
@@ -89,13 +106,13 @@ pub fn weight(rig: &Rig, endpoint: &str) -> Option<u32> {
 
 #[track_caller]
 pub fn wait_for_weight(rig: &Rig, endpoint: &str, wanted: Option<u32>) {
-    assert!(eventually(SOON, || weight(rig, endpoint) == wanted), "{endpoint}\n{}", rig.evidence());
+    assert!(eventually(PATIENCE, || weight(rig, endpoint) == wanted), "{endpoint}\n{}", rig.evidence());
 }
 
 /// The endpoint, without its port, that answers a new connection.
 #[track_caller]
 pub fn server_of(rig: &Rig, from: &str, to: &str) -> String {
-    match rig.lab.probe(from.parse().unwrap(), Protocol::Tcp, address(to), Duration::from_secs(5)).unwrap() {
+    match rig.lab.probe(from.parse().unwrap(), Protocol::Tcp, address(to), PATIENCE).unwrap() {
         Observed::Answered { server, .. } => server.ip().to_string(),
         other => panic!("{from} {to}: {other}\n{}", rig.evidence()),
     }

@@ -4,7 +4,7 @@ use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
 
 use super::lab::{shell, start, web, without_proxy};
-use crate::common::rig::{Rig, SOON, address, eventually};
+use crate::common::rig::{PATIENCE, Rig, address, eventually};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
 
@@ -23,11 +23,11 @@ fn i5_virtual_addresses_are_on_no_interface_and_nobody_answers_for_them() {
     assert!(!rig.run("ip address").contains("10.96.0.10"));
     let routes = rig.run("ip route show table local proto 102");
     assert!(routes.contains("local 10.96.0.10 dev lo") && routes.contains("src 172.18.0.2"), "{routes}");
-    assert!(answers_arp(&rig, "172.18.0.2"), "for its own address");
+    assert!(eventually(PATIENCE, || answers_arp(&rig, "172.18.0.2")), "for its own address");
     assert!(!answers_arp(&rig, "10.96.0.10"), "{}", rig.run("ip neighbour"));
     rig.remove("web.yaml");
     assert!(
-        eventually(SOON, || rig.run("ip route show table local proto 102").is_empty()),
+        eventually(PATIENCE, || rig.run("ip route show table local proto 102").is_empty()),
         "{}",
         rig.evidence()
     );
@@ -79,7 +79,7 @@ fn s3_daemons_of_the_node_are_not_to_be_had_at_virtual_addresses() {
     }
     let pod = rig.lab.hosts().iter().find(|host| host.name == "here/9").expect("the lab has this pod");
     let ping =
-        pod.namespace.command("ping").unwrap().args(["-c", "1", "-W", "5", "10.96.0.10"]).output().unwrap();
+        pod.namespace.command("ping").unwrap().args(["-c", "1", "-W", "60", "10.96.0.10"]).output().unwrap();
     assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stdout));
 }
 

@@ -3,7 +3,7 @@
 use ferrovia::kernel::ipvs::{Ipvs, Timeouts};
 use ferrovia::kernel::netns::Namespace;
 
-use super::codec::{everything, execute, listed, network, with};
+use super::codec::{assert_lists, everything, execute, listed, network, with};
 
 /// Where `make test` installs it.
 const LIBRARY: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/../python");
@@ -51,10 +51,12 @@ fn what_is_written_is_what_pyroute2_reads() {
     execute(&namespace, &everything()).unwrap();
     let timeouts = Timeouts { tcp: 901, tcp_fin: 121, udp: 302 };
     with(&namespace, |ipvs| ipvs.set_timeouts(timeouts)).unwrap();
-    let read = pyroute2(&namespace, "read");
-    let mut lines: Vec<_> = read.lines().collect();
-    lines.sort_unstable();
-    assert_eq!(lines, EVERYTHING.lines().collect::<Vec<_>>());
+    let read = || {
+        let mut lines: Vec<_> = pyroute2(&namespace, "read").lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_lists(read, &EVERYTHING.lines().collect::<Vec<_>>());
 }
 
 #[test]
@@ -62,9 +64,9 @@ fn what_is_written_is_what_pyroute2_reads() {
 fn what_pyroute2_writes_is_read() {
     let namespace = network();
     pyroute2(&namespace, "write");
-    assert_eq!(
-        listed(&namespace),
-        [
+    assert_lists(
+        || listed(&namespace),
+        &[
             "-A --sctp-service 10.96.0.11:9999 -s lc -M 255.255.255.0",
             "-A -f 7 -6 -s nq",
             "-A -f 7 -s sed",
@@ -76,6 +78,6 @@ fn what_pyroute2_writes_is_read() {
             "-a -t 10.96.0.10:80 -r 10.244.1.6:8080 -m -w 100 -x 50 -y 10",
             "-a -t [fd00:96::10]:443 -r [fd00:244:1::5]:8443 -m -w 0",
             "-a -u 10.96.0.53:53 -r 10.244.1.5:53 -i -w 1",
-        ]
+        ],
     );
 }

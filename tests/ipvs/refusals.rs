@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ferrovia::kernel::netns::Namespace;
 
-use super::lab::{WEB, at, distribution, shell, start, web, without_proxy};
-use crate::common::rig::{PATIENCE, PROGRAM, Rig, SOON, eventually};
+use super::lab::{WEB, at, distribution, shell, start, steady, web, without_proxy};
+use crate::common::rig::{PATIENCE, PROGRAM, Rig, eventually};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
 
@@ -28,7 +28,7 @@ fn i8_a_set_that_others_use_harms_nothing() {
     rig.expect("10.244.1.9 tcp 10.96.0.10:80 -> to 10.244.1.5:8080 10.244.2.5:8080");
     rig.write("more.yaml", &at("more", "10.96.0.11", &PODS[..1]));
     rig.expect_soon("10.244.1.9 tcp 10.96.0.11:80 -> to 10.244.1.5:8080");
-    assert!(eventually(SOON, || rig.healthz().0 == 200), "{}", rig.log());
+    assert!(eventually(PATIENCE, || rig.healthz().0 == 200), "{}", rig.log());
     rig.remove("more.yaml");
     rig.expect_soon("10.244.1.9 tcp 10.96.0.11:80 -> untouched");
     for part in ["cannot destroy KUBE-CLUSTER-IP", "in use by a rule"] {
@@ -39,7 +39,7 @@ fn i8_a_set_that_others_use_harms_nothing() {
     shell(&rig, "iptables-legacy -D INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst");
     assert!(eventually(PATIENCE, || !has("KUBE-CLUSTER-IP")), "{}", rig.log());
     let told = || rig.log().contains("What an earlier proxy left is gone");
-    assert!(eventually(SOON, told), "{}", rig.log());
+    assert!(eventually(PATIENCE, told), "{}", rig.log());
     assert_eq!(rig.log().matches("cannot destroy KUBE-CLUSTER-IP").count(), 1, "{}", rig.log());
 }
 
@@ -50,12 +50,12 @@ fn i4_a_restart_creates_nothing_again() {
     let mut rig = start(&[("web.yaml", &web("", &PODS))], &[]);
     distribution(&rig, "10.244.1.9", WEB, 20);
     let connections = |rig: &Rig| {
-        let listed = rig.run("ipvsadm -Ln --stats --exact");
-        let line = listed.lines().find(|line| line.contains(WEB)).unwrap_or_else(|| panic!("{listed}"));
-        line.split_whitespace().nth(2).unwrap().to_owned()
+        let listed = steady(|| rig.run("ipvsadm -Ln --stats --exact"));
+        let line = listed.lines().find(|line| line.contains(WEB)).unwrap_or_default();
+        line.split_whitespace().nth(2).unwrap_or_default().to_owned()
     };
     // The kernel adds them up every two seconds.
-    assert!(eventually(SOON, || connections(&rig) == "20"), "{}", rig.run("ipvsadm -Ln --stats"));
+    assert!(eventually(PATIENCE, || connections(&rig) == "20"), "{}", rig.run("ipvsadm -Ln --stats"));
     rig.kill_proxy();
     rig.start_proxy();
     assert_eq!(connections(&rig), "20");
@@ -74,7 +74,7 @@ fn without_cap_net_admin_it_says_so_and_no_more() {
         .args(own.get_args());
     rig.spawn(command);
     let says_why = || rig.log().contains("Operation not permitted") || rig.log().contains("CAP_NET_ADMIN");
-    assert!(eventually(SOON, says_why), "{}", rig.log());
+    assert!(eventually(PATIENCE, says_why), "{}", rig.log());
     thread::sleep(Duration::from_secs(5));
     let log = rig.log();
     assert!(log.lines().count() < 60 && !log.contains("panicked"), "{log}");
@@ -83,7 +83,7 @@ fn without_cap_net_admin_it_says_so_and_no_more() {
 
 fn wait_for_end(command: &mut Command) -> Option<Output> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let ended = eventually(SOON, || child.try_wait().unwrap().is_some());
+    let ended = eventually(PATIENCE, || child.try_wait().unwrap().is_some());
     if !ended {
         child.kill().unwrap();
     }

@@ -6,7 +6,7 @@ use super::lab::{
     WEB, annotated, at, distribution, options, real_servers, server_of, start, wait_for_weight, web,
 };
 use crate::common::clients::Echo;
-use crate::common::rig::{Rig, SOON, eventually};
+use crate::common::rig::{PATIENCE, Rig, address, eventually, ip};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
 const FOUR: [&str; 4] = ["10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.6"];
@@ -76,7 +76,11 @@ fn mh_moves_few_clients_when_an_endpoint_leaves() {
     let rig = start(&[("web.yaml", &web(&by_address("mh"), &FOUR))], &[]);
     let before = chosen(&rig);
     rig.write("web.yaml", &web(&by_address("mh"), &FOUR[1..]));
-    assert!(eventually(SOON, || super::lab::weight(&rig, FOUR[0]).unwrap_or(0) == 0), "{}", rig.evidence());
+    let is_out = || {
+        let real = real_servers(&rig, WEB);
+        !real.is_empty() && real.get("10.244.1.5:8080").is_none_or(|real| real.weight == 0)
+    };
+    assert!(eventually(PATIENCE, is_out), "{}", rig.evidence());
     let after = chosen(&rig);
     assert!(after.values().all(|server| server != FOUR[0]), "{after:?}");
     let moved =
@@ -115,7 +119,7 @@ fn wrr_and_wlc_share_by_weight() {
     let rig = start(&[("web.yaml", &weighted("wrr"))], &[]);
     assert_eq!(distribution(&rig, "10.244.1.9", WEB, 40), counts([(PODS[0], 30), (PODS[1], 10)]));
     rig.write("web.yaml", &weighted("wlc"));
-    assert!(eventually(SOON, || options(&rig, WEB) == "wlc"), "{}", rig.evidence());
+    assert!(eventually(PATIENCE, || options(&rig, WEB) == "wlc"), "{}", rig.evidence());
     let mut open: Vec<_> = (0..20).map(|_| Echo::connect(&rig, "10.244.1.7", WEB)).collect();
     let real = real_servers(&rig, WEB);
     let active = |pod: &str| real[&format!("{pod}:8080")].active;
@@ -149,14 +153,18 @@ fn i1_no_scheduler_sends_new_connections_to_a_draining_endpoint() {
     let is_out = || {
         places.iter().all(|place| {
             let real = real_servers(&rig, place);
-            FOUR[..2].iter().all(|pod| real.get(&format!("{pod}:8080")).is_none_or(|real| real.weight == 0))
+            !real.is_empty()
+                && FOUR[..2]
+                    .iter()
+                    .all(|pod| real.get(&format!("{pod}:8080")).is_none_or(|real| real.weight == 0))
         })
     };
-    assert!(eventually(SOON, is_out), "{}", rig.evidence());
+    assert!(eventually(PATIENCE, is_out), "{}", rig.evidence());
     let mut wrong = Vec::new();
     for (scheduler, place) in ALL.iter().zip(&places) {
         for client in CLIENTS {
-            let seen = rig.ask(client, ferrovia::model::Protocol::Tcp, place);
+            let tcp = ferrovia::model::Protocol::Tcp;
+            let seen = rig.lab.probe(ip(client), tcp, address(place), PATIENCE).unwrap();
             let is_right = FOUR[2..].iter().any(|pod| seen.to_string().starts_with(pod));
             if !is_right {
                 wrong.push(format!("{scheduler}: {client}: {seen}"));
@@ -181,7 +189,7 @@ fn i1_dh_does_not_drain() {
     let left = PODS.into_iter().find(|pod| !connection.server.starts_with(pod)).unwrap();
     rig.write("web.yaml", &web(&by("dh"), &[left]));
     rig.expect_soon(&format!("10.244.1.7 tcp 10.96.0.10:80 -> to {left}:8080"));
-    assert_eq!(real_servers(&rig, WEB).len(), 1, "{}", rig.evidence());
+    assert!(eventually(PATIENCE, || real_servers(&rig, WEB).len() == 1), "{}", rig.evidence());
 }
 
 #[test]
@@ -191,7 +199,7 @@ fn a_service_has_its_own_scheduler_beside_the_default() {
     let rig = start(&[("web.yaml", &web("", &PODS)), ("own.yaml", &own)], &["--ipvs-scheduler=wlc"]);
     assert_eq!((options(&rig, WEB), options(&rig, "10.96.0.11:80")), ("wlc".into(), "sed".into()));
     rig.write("own.yaml", &at("own", "10.96.0.11", &PODS));
-    assert!(eventually(SOON, || options(&rig, "10.96.0.11:80") == "wlc"), "{}", rig.evidence());
+    assert!(eventually(PATIENCE, || options(&rig, "10.96.0.11:80") == "wlc"), "{}", rig.evidence());
 }
 
 #[test]

@@ -6,11 +6,11 @@
 use std::thread;
 use std::time::Duration;
 
-use super::lab::{WEB, at, options, real_servers, start, web};
+use super::lab::{WEB, at, options, real_servers, start, virtual_servers, web};
 use super::life::while_connecting;
 use crate::common::clients::Echo;
 use crate::common::data_plane::DataPlane;
-use crate::common::rig::{SOON, eventually};
+use crate::common::rig::{PATIENCE, eventually};
 
 const PODS: [&str; 2] = ["10.244.1.5", "10.244.2.5"];
 const SERVED: &str = "10.244.1.9   tcp 10.96.0.10:80    -> to 10.244.1.5:8080 10.244.2.5:8080
@@ -35,7 +35,7 @@ fn l9_connections_through_ipvs_outlive_a_switch_to_another_mode() {
             && real.len() == 2
             && real.values().all(|real| real.weight == 0)
     };
-    assert!(eventually(SOON, is_quiet), "{}\n{}", rig.run("ipvsadm -Ln"), rig.log());
+    assert!(eventually(PATIENCE, is_quiet), "{}\n{}", virtual_servers(&rig), rig.log());
     assert!(!rig.run("ip route show table local proto 102").contains("10.96.0.11"));
     assert!(!rig.run("iptables-legacy-save -t mangle").contains("FERRO"));
     rig.kill_proxy();

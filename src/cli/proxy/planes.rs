@@ -1,5 +1,6 @@
 //! The data plane that was asked for, one for each address family that this machine has.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::kernel::ipvs::{Ipvs as _, KernelIpvs, Timeouts};
 use crate::kernel::local_delivery::KernelDelivery;
 use crate::kernel::nftables::probe::{Ability, probe};
 use crate::kernel::nftables::{self as door, KernelNftables, NftablesError};
-use crate::kernel::sysctl::{self, Arp, ArpIgnore, KernelVersion};
+use crate::kernel::sysctl::{self, Arp, IpvsNode, NodeSettings as _};
 use crate::kernel::virtual_addresses::{DummyDevice, LocalRoutes, VirtualAddresses};
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
@@ -104,7 +105,7 @@ pub fn iptables(config: &Config) -> anyhow::Result<Planes<Iptables<Programs>>> {
 
 pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
     let mut kernel = KernelIpvs::open()?;
-    set_up(&mut kernel, config);
+    let node = Cell::new(Some(set_up(&mut kernel, config)));
     let schedulers = Schedulers::of_kernel(&mut kernel, config)?;
     let of_families = for_each_family(config, |programs| {
         let (family, flavour) = (programs.family(), programs.flavour());
@@ -120,7 +121,12 @@ pub fn ipvs(config: &Config) -> anyhow::Result<Planes<Ipvs<Programs>>> {
             boxed(LeftRules(family)),
             boxed(LeftDelivery(family)),
         ]);
-        Ok(Ipvs::new(programs, doors, settings).in_place_of(leftovers))
+        let mode = Ipvs::new(programs, doors, settings).in_place_of(leftovers);
+        // They are not of a family: one of the modes cares for all of them.
+        Ok(match node.take() {
+            Some(node) => mode.on_node(Box::new(node)),
+            None => mode,
+        })
     })?;
     Ok(Planes { of_families, schedulers, engine: None })
 }
@@ -252,8 +258,8 @@ fn leftovers(family: Family, flavour: Flavour, device: DeviceUse) -> Vec<Box<dyn
     all
 }
 
-/// Timeouts and sysctls. What cannot be set is told and does not keep Services from working.
-pub fn set_up(kernel: &mut KernelIpvs, config: &Config) {
+/// Timeouts and sysctls; returns the latter. What cannot be set is told and does not keep Services from working.
+pub fn set_up(kernel: &mut KernelIpvs, config: &Config) -> IpvsNode {
     let seconds = |timeout: Option<std::time::Duration>| {
         timeout.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX))
     };
@@ -268,20 +274,18 @@ pub fn set_up(kernel: &mut KernelIpvs, config: &Config) {
     {
         tracing::error!(error = &error as &dyn std::error::Error, "Cannot set the timeouts of IPVS");
     }
-    let arp = if config.ipvs.strict_arp { Arp::Strict } else { Arp::Untouched };
-    set_sysctls(&sysctl::plan_ipvs(KernelVersion::running(), arp));
-    if config.ipvs.virtual_addresses == config::VirtualAddressing::Routes {
-        match ArpIgnore::read() {
-            Ok(found) => set_sysctls(&sysctl::plan_quiet_arp(&found)),
-            Err(error) => tracing::warn!(%error, "Cannot tell who answers ARP for virtual addresses"),
-        }
-    }
+    let mut node = node_settings(config);
+    node.hold();
+    node
 }
 
-fn set_sysctls(wanted: &[sysctl::Wanted]) {
-    for error in sysctl::apply(&mut sysctl::Kernel, wanted) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "Cannot set up this node for IPVS");
-    }
+fn node_settings(config: &Config) -> IpvsNode {
+    let arp = if config.ipvs.strict_arp { Arp::Strict } else { Arp::Untouched };
+    let virtual_addresses = match config.ipvs.virtual_addresses {
+        config::VirtualAddressing::Routes => sysctl::VirtualAddresses::Routes,
+        config::VirtualAddressing::Device => sysctl::VirtualAddresses::Device,
+    };
+    IpvsNode::new(arp, virtual_addresses)
 }
 
 fn doors(family: Family, addressing: VirtualAddressing) -> anyhow::Result<Doors> {

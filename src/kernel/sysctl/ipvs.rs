@@ -1,6 +1,8 @@
 //! What IPVS needs.
 
-use super::{Knob, Value, Wanted};
+use std::collections::BTreeSet;
+
+use super::{ArpIgnore, Kernel, Knob, Value, Wanted, apply, plan_quiet_arp};
 
 /// Who answers ARP requests for the addresses of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,64 @@ impl KernelVersion {
     fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit());
         Some(KernelVersion { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
+    }
+}
+
+/// What of a node is not the data plane's own, while the data plane does not work as it should without it.
+pub trait NodeSettings: std::fmt::Debug {
+    /// Puts right what is not as it should be. What cannot be put right is told once and keeps nothing from working.
+    fn hold(&mut self);
+}
+
+/// The sysctls that the IPVS mode needs, in the network namespace of the calling thread.
+#[derive(Debug)]
+pub struct IpvsNode {
+    wanted: Vec<Wanted>,
+    virtual_addresses: VirtualAddresses,
+    told: BTreeSet<Knob>,
+}
+
+/// Who would answer ARP requests for virtual addresses if nobody saw to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtualAddresses {
+    /// Every interface.
+    Routes,
+    /// As [`Arp`] has it.
+    Device,
+}
+
+impl IpvsNode {
+    pub fn new(arp: Arp, virtual_addresses: VirtualAddresses) -> Self {
+        let wanted = plan_ipvs(KernelVersion::running(), arp);
+        IpvsNode { wanted, virtual_addresses, told: BTreeSet::new() }
+    }
+
+    fn quiet_arp(&mut self) -> Vec<Wanted> {
+        if self.virtual_addresses == VirtualAddresses::Device {
+            return Vec::new();
+        }
+        match ArpIgnore::read() {
+            Ok(found) => plan_quiet_arp(&found),
+            Err(error) => {
+                let all = Knob::Ipv4("conf");
+                if self.told.insert(all) {
+                    tracing::warn!(%error, "Cannot tell who answers ARP for virtual addresses");
+                }
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl NodeSettings for IpvsNode {
+    fn hold(&mut self) {
+        let quiet = self.quiet_arp();
+        let failed = apply(&mut Kernel, self.wanted.iter().chain(&quiet));
+        for error in failed {
+            if self.told.insert(error.knob()) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "Cannot set up this node for IPVS");
+            }
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::names::Set;
 use super::render::Shape;
 use crate::kernel::ipset::{Element, Member};
 use crate::kernel::ipvs::VirtualServer;
-use crate::model::ServicePortName;
+use crate::model::{Endpoint, ServicePort, ServicePortName, TrafficPolicy};
 
 /// As read, and as written since.
 #[derive(Debug, Default)]
@@ -64,10 +65,61 @@ pub struct HeldSet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldServer {
     pub shape: Shape,
-    /// Sorted by address and port.
-    pub destinations: Box<[HeldDestination]>,
+    pub destinations: Destinations,
     pub owner: Owner,
 }
+
+/// The destinations of a virtual server, sorted by address and port.
+#[derive(Clone, Debug)]
+pub enum Destinations {
+    /// The endpoints of a ServicePort that a policy chooses from, which the table holds anyway.
+    Endpoints(Arc<ServicePort>, TrafficPolicy),
+    Listed(Box<[HeldDestination]>),
+}
+
+impl Destinations {
+    pub fn len(&self) -> usize {
+        self.parts().0.len() + self.parts().1.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = HeldDestination> + '_ {
+        let (endpoints, listed) = self.parts();
+        endpoints.iter().map(HeldDestination::from).chain(listed.iter().copied())
+    }
+
+    /// Whether they do not only say the same but keep the same ServicePort alive.
+    pub fn are_one_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Destinations::Endpoints(one, _), Destinations::Endpoints(other, _)) => Arc::ptr_eq(one, other),
+            (Destinations::Listed(_), Destinations::Listed(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn get(&self, at: SocketAddr) -> Option<HeldDestination> {
+        let (endpoints, listed) = self.parts();
+        let wanted = (at.ip(), at.port());
+        let endpoint = endpoints.binary_search_by_key(&wanted, |to| (to.address, to.port)).ok();
+        let place = listed.binary_search_by_key(&wanted, |held| (held.address, held.port)).ok();
+        endpoint.map(|place| (&endpoints[place]).into()).or_else(|| place.map(|place| listed[place]))
+    }
+
+    /// One of them is empty.
+    fn parts(&self) -> (&[Endpoint], &[HeldDestination]) {
+        match self {
+            Destinations::Endpoints(port, policy) => (port.endpoints(*policy), &[]),
+            Destinations::Listed(listed) => (&[], listed),
+        }
+    }
+}
+
+impl PartialEq for Destinations {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Destinations {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldDestination {
@@ -75,6 +127,13 @@ pub struct HeldDestination {
     pub port: u16,
     /// `None` for one that does not masquerade or has thresholds, which none of ours has.
     pub weight: Option<u32>,
+}
+
+impl From<&Endpoint> for HeldDestination {
+    fn from(endpoint: &Endpoint) -> Self {
+        let Endpoint { address, port, weight, .. } = *endpoint;
+        HeldDestination { address, port, weight: Some(weight.into()) }
+    }
 }
 
 impl HeldDestination {
@@ -97,10 +156,8 @@ impl HeldServer {
         self.destinations.iter().all(|held| held.weight.is_some())
     }
 
-    pub fn destination(&self, at: SocketAddr) -> Option<&HeldDestination> {
-        let place =
-            self.destinations.binary_search_by_key(&(at.ip(), at.port()), |held| (held.address, held.port));
-        place.ok().map(|place| &self.destinations[place])
+    pub fn destination(&self, at: SocketAddr) -> Option<HeldDestination> {
+        self.destinations.get(at)
     }
 }
 

@@ -30,7 +30,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use crate::kernel::iptables;
-use crate::kernel::ipvs::VirtualServer;
+use crate::kernel::ipvs::{Service, VirtualServer};
+use crate::kernel::sysctl::NodeSettings;
 use crate::kernel::virtual_addresses::AddressChange;
 use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::{Settings as RuleSettings, remove_kube_proxy};
@@ -120,6 +121,8 @@ pub struct Ipvs<D> {
     /// Whether kube-proxy's chains were there when rules were last read.
     kube_proxy: bool,
     predecessors: Predecessors,
+    /// What others may change under it, if it is to care.
+    node_settings: Option<Box<dyn NodeSettings>>,
 }
 
 impl<D: iptables::Door> Ipvs<D> {
@@ -136,6 +139,7 @@ impl<D: iptables::Door> Ipvs<D> {
             compared: None,
             kube_proxy: false,
             predecessors: Predecessors::default(),
+            node_settings: None,
             settings,
         }
     }
@@ -143,6 +147,11 @@ impl<D: iptables::Door> Ipvs<D> {
     /// With what goes once its own virtual servers and rules are in place.
     pub fn in_place_of(self, leftovers: Vec<Box<dyn Leftovers>>) -> Self {
         Ipvs { predecessors: Predecessors::new(leftovers), ..self }
+    }
+
+    /// Holds the node to these whenever it reads back what the kernel holds.
+    pub fn on_node(self, settings: Box<dyn NodeSettings>) -> Self {
+        Ipvs { node_settings: Some(settings), ..self }
     }
 
     /// An address that the node had for another reason may be free now. Nobody tells of that, so it is tried.
@@ -171,7 +180,19 @@ impl<D: iptables::Door> Ipvs<D> {
                 return Ok(Drift::Suspected);
             }
         }
-        Ok(Drift::None)
+        if self.compared.is_some() { Ok(Drift::None) } else { self.compare_shapes() }
+    }
+
+    /// Whether each virtual server chooses as it was told to. One that is not listed may only be left out of the list; if it
+    /// is gone, so are its destinations.
+    fn compare_shapes(&mut self) -> Result<Drift, Error> {
+        let (held, mut same) = (&self.held.servers, true);
+        let mut note = |service: &Service, _: &_| {
+            let ours = held.get(&service.server).filter(|held| held.owner == Owner::Us);
+            same &= ours.is_none_or(|ours| ours.shape == observe::shape(service));
+        };
+        self.doors.ipvs.services(&mut note).map_err(error::observing)?;
+        Ok(if same { Drift::None } else { Drift::Suspected })
     }
 
     /// Whether each set has as many members as it was given.
@@ -219,6 +240,9 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
     ];
 
     fn observe(&mut self) -> Result<(), Error> {
+        if let Some(settings) = &mut self.node_settings {
+            settings.hold();
+        }
         self.skeleton.observe().map_err(error::observing)?;
         self.kube_proxy |= self.skeleton.has_kube_proxys();
         // What others do to addresses while we read counts as drift.

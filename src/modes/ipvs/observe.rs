@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::doors::Doors;
-use super::held::{Held, HeldDestination, HeldServer, HeldSet, Owner};
+use super::held::{Destinations, Held, HeldDestination, HeldServer, HeldSet, Owner};
 use super::names::{self, ServiceMarks, Set};
 use super::render::Shape;
 use super::{Error, error};
@@ -62,7 +62,7 @@ fn observe_sets(doors: &mut Doors, family: Family, held: &mut Held) -> Result<()
 }
 
 /// Sorted by address and port.
-pub fn destinations(doors: &mut Doors, of: &VirtualServer) -> Result<Box<[HeldDestination]>, Error> {
+pub fn destinations(doors: &mut Doors, of: &VirtualServer) -> Result<Destinations, Error> {
     let mut found = Vec::new();
     doors
         .ipvs
@@ -70,7 +70,7 @@ pub fn destinations(doors: &mut Doors, of: &VirtualServer) -> Result<Box<[HeldDe
         .map_err(error::observing)?;
     found.sort_unstable_by_key(|destination| (destination.address, destination.port));
     found.dedup_by_key(|destination: &mut HeldDestination| destination.at());
-    Ok(found.into())
+    Ok(Destinations::Listed(found.into()))
 }
 
 fn held_destination(destination: &Destination) -> HeldDestination {
@@ -83,7 +83,7 @@ fn held_destination(destination: &Destination) -> HeldDestination {
     }
 }
 
-fn shape(service: &Service) -> Shape {
+pub fn shape(service: &Service) -> Shape {
     Shape {
         scheduler: service.scheduler.parse().ok(),
         flags: service.flags,

@@ -126,8 +126,12 @@ impl Outcome {
         for set in self.created {
             held.sets.insert(set, HeldSet::default());
         }
-        for (set, member) in self.added {
-            held.sets.entry(set).or_default().members.insert(member.element, member.mark);
+        for set in Set::ALL {
+            let added = self.added.iter().filter(|(of, _)| *of == set);
+            let mut added = added.map(|(_, member)| (member.element, member.mark)).peekable();
+            if added.peek().is_some() {
+                extend(&mut held.sets.entry(set).or_default().members, added);
+            }
         }
         for (set, element) in self.removed {
             held.sets.entry(set).or_default().members.remove(&element);
@@ -142,11 +146,23 @@ impl Outcome {
 }
 
 fn replace<K: Ord, V>(held: &mut BTreeMap<K, V>, after: BTreeMap<K, Option<V>>) {
+    if held.is_empty() {
+        return extend(held, after.into_iter().filter_map(|(key, value)| Some((key, value?))));
+    }
     for (key, value) in after {
         match value {
             Some(value) => drop(held.insert(key, value)),
             None => drop(held.remove(&key)),
         }
+    }
+}
+
+/// A map that is made of all of them at once is as small as can be, one that they come to in their order is half empty.
+fn extend<K: Ord, V>(held: &mut BTreeMap<K, V>, added: impl Iterator<Item = (K, V)>) {
+    if held.is_empty() {
+        *held = added.collect();
+    } else {
+        held.extend(added);
     }
 }
 

@@ -230,12 +230,17 @@ impl<'a> Planner<'a> {
         let held = self.held.servers.get(&at);
         match &difference.after {
             Some(new) if held.is_none() && new.is_plain() => self.up.push(Work::Whole(at)),
-            _ => self.up.extend(difference.up.into_iter().map(Work::One)),
+            _ => self.up.extend(difference.up.into_iter().map(Work::from)),
         }
-        self.down.extend(difference.down.into_iter().map(Work::One));
+        self.down.extend(difference.down.into_iter().map(Work::from));
         self.outcome.draining.extend(difference.draining.into_iter().map(|of| (at, of)));
         self.outcome.drained.extend(difference.drained.into_iter().map(|of| (at, of)));
-        if held != difference.after.as_ref() {
+        let is_as_held = match (held, &difference.after) {
+            (Some(held), Some(after)) => held == after && held.destinations.are_one_with(&after.destinations),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_as_held {
             self.outcome.servers.insert(at, difference.after);
         }
     }

@@ -96,8 +96,15 @@ impl Shape {
 pub struct Server<'a> {
     pub port: &'a Arc<ServicePort>,
     pub shape: Shape,
-    /// New connections go to these. With none, the virtual server is there as long as others drain.
-    pub endpoints: &'a [Endpoint],
+    /// New connections go to the endpoints that this chooses from. With none, the virtual server is there as long as others
+    /// drain.
+    pub policy: Option<TrafficPolicy>,
+}
+
+impl<'a> Server<'a> {
+    pub fn endpoints(&self) -> &'a [Endpoint] {
+        self.policy.map_or(&[], |policy| self.port.endpoints(policy))
+    }
 }
 
 /// What a key needs. Nothing, if it is nobody's.
@@ -115,7 +122,7 @@ pub fn of_key<'a>(table: &'a ServiceTable, key: Key, mark: &dyn Fn(&ServicePortN
     let mut members = Vec::new();
     let mut add = |set| members.push((set, Member::from(key.element())));
     let is_external = !matches!(frontend, Frontend::ClusterIp(_));
-    let endpoints = match port.verdict(frontend) {
+    let policy = match port.verdict(frontend) {
         Verdict::Forward(policy) => {
             add(Set::Served);
             if !is_external {
@@ -123,18 +130,18 @@ pub fn of_key<'a>(table: &'a ServiceTable, key: Key, mark: &dyn Fn(&ServicePortN
             } else if policy == TrafficPolicy::Cluster {
                 add(Set::Masquerade);
             }
-            port.endpoints(policy)
+            Some(policy)
         }
         Verdict::Drop => {
             add(Set::Drop);
-            &[]
+            None
         }
         Verdict::Reject => {
             // At a virtual address, what is not served is refused anyway.
             if !table.is_virtual(key.address) {
                 add(Set::Reject);
             }
-            &[]
+            None
         }
     };
     if is_external && port.short_circuit() {
@@ -144,7 +151,7 @@ pub fn of_key<'a>(table: &'a ServiceTable, key: Key, mark: &dyn Fn(&ServicePortN
     if let Some(sources) = port.admits(frontend).filter(|_| port.external != Verdict::Reject) {
         members.extend(guard(key, sources));
     }
-    let server = Server { port, shape: Shape::of(port, table.family()), endpoints };
+    let server = Server { port, shape: Shape::of(port, table.family()), policy };
     Wanted { server: Some(server), members }
 }
 
@@ -174,11 +181,11 @@ pub fn of_short_circuit<'a>(table: &'a ServiceTable, name: &ServicePortName) -> 
         Frontend::NodePort(_) => node_port_addresses(table).next().is_some(),
         Frontend::ExternalIp(_) | Frontend::LoadBalancer(_) => true,
     };
-    let endpoints: &[Endpoint] = if port.short_circuit() { &port.cluster } else { &[] };
+    let policy = port.short_circuit().then_some(TrafficPolicy::Cluster);
     port.frontends.iter().any(is_reached).then(|| Server {
         port,
         shape: Shape::of(port, table.family()),
-        endpoints,
+        policy,
     })
 }
 

@@ -1,9 +1,10 @@
 //! One virtual server: from what it is in the kernel to what it should be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::drain::Drains;
-use super::held::{HeldDestination, HeldServer, Owner};
+use super::held::{Destinations, HeldDestination, HeldServer, Owner};
 use super::render::{Server, Shape};
 use crate::kernel::ipvs::{Command, Destination, Flags, ForwardingMethod, Service, VirtualServer};
 use crate::model::{Endpoint, Family, Protocol, Scheduler};
@@ -36,29 +37,37 @@ pub fn difference(
 ) -> Difference {
     let Some(wanted) = wanted else { return removal(at, held) };
     let mut difference = Difference::default();
-    let mut after: Vec<HeldDestination> = Vec::with_capacity(wanted.endpoints.len());
-    for endpoint in wanted.endpoints {
+    for endpoint in wanted.endpoints() {
         difference.serve(at, endpoint, held, drains);
-        let weight = Some(u32::from(endpoint.weight));
-        after.push(HeldDestination { address: endpoint.address, port: endpoint.port, weight });
     }
-    for left in held.into_iter().flat_map(|held| left_over(held, wanted.endpoints)) {
-        if fate(at, left, wanted, drains) == Fate::Drains {
-            difference.drain(at, left);
-            after.push(HeldDestination { weight: Some(0), ..*left });
+    let mut drain: Vec<HeldDestination> = Vec::new();
+    for left in held.into_iter().flat_map(|held| left_over(held, wanted.endpoints())) {
+        if fate(at, &left, wanted, drains) == Fate::Drains {
+            difference.drain(at, &left);
+            drain.push(HeldDestination { weight: Some(0), ..left });
         } else {
             difference.down.push(Command::DeleteDestination(at, left.at()));
             difference.drained.push(left.at());
         }
     }
-    if after.is_empty() {
-        return removal(at, held);
-    }
-    after.sort_unstable_by_key(|destination| (destination.address, destination.port));
+    let Some(destinations) = destinations(wanted, drain) else { return removal(at, held) };
     difference.shape(at, held, wanted.shape);
-    let destinations = after.into_boxed_slice();
     difference.after = Some(HeldServer { shape: wanted.shape, destinations, owner: Owner::Us });
     difference
+}
+
+/// `None` where there are none.
+fn destinations(wanted: &Server<'_>, mut drain: Vec<HeldDestination>) -> Option<Destinations> {
+    let endpoints = wanted.endpoints();
+    match wanted.policy.filter(|_| !endpoints.is_empty()) {
+        Some(policy) if drain.is_empty() => Some(Destinations::Endpoints(Arc::clone(wanted.port), policy)),
+        None if drain.is_empty() => None,
+        _ => {
+            drain.extend(endpoints.iter().map(HeldDestination::from));
+            drain.sort_unstable_by_key(|destination| (destination.address, destination.port));
+            Some(Destinations::Listed(drain.into()))
+        }
+    }
 }
 
 /// The virtual server that leaves packets alone: its only destination is the node itself, as which it is not translated
@@ -75,7 +84,8 @@ pub fn bypass(at: VirtualServer, held: Option<&HeldServer>) -> Difference {
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
     };
     let destination = HeldDestination { address: here, port: 0, weight: None };
-    let wanted = HeldServer { shape, destinations: [destination].into(), owner: Owner::Us };
+    let destinations = Destinations::Listed([destination].into());
+    let wanted = HeldServer { shape, destinations, owner: Owner::Us };
     let mut up = Vec::new();
     if held != Some(&wanted) {
         let local = Destination { method: ForwardingMethod::Local, ..Destination::new(destination.at(), 1) };
@@ -88,7 +98,7 @@ fn removal(at: VirtualServer, held: Option<&HeldServer>) -> Difference {
     let Some(held) = held else { return Difference::default() };
     Difference {
         down: vec![Command::DeleteService(at)],
-        drained: held.destinations.iter().map(HeldDestination::at).collect(),
+        drained: held.destinations.iter().map(|held| held.at()).collect(),
         ..Difference::default()
     }
 }
@@ -96,7 +106,7 @@ fn removal(at: VirtualServer, held: Option<&HeldServer>) -> Difference {
 fn left_over<'a>(
     held: &'a HeldServer,
     endpoints: &'a [Endpoint],
-) -> impl Iterator<Item = &'a HeldDestination> {
+) -> impl Iterator<Item = HeldDestination> + 'a {
     held.destinations.iter().filter(|held| {
         let place = |endpoint: &Endpoint| (endpoint.address, endpoint.port);
         endpoints.binary_search_by_key(&(held.address, held.port), place).is_err()
@@ -109,7 +119,7 @@ fn left_over<'a>(
 fn fate(at: VirtualServer, left: &HeldDestination, wanted: &Server<'_>, drains: &Drains) -> Fate {
     let port = wanted.port;
     let has_connections = match port.name.protocol {
-        _ if port.scheduler == Scheduler::DestinationHash && !wanted.endpoints.is_empty() => false,
+        _ if port.scheduler == Scheduler::DestinationHash && !wanted.endpoints().is_empty() => false,
         Protocol::Udp => port.serves(left.address, left.port),
         Protocol::Tcp | Protocol::Sctp => true,
     };
@@ -151,7 +161,7 @@ impl Difference {
 
 /// Those that add a virtual server that only has plain destinations.
 pub fn commands(at: VirtualServer, server: &HeldServer) -> impl Iterator<Item = Command> + '_ {
-    let to = |held: &HeldDestination| Destination::new(held.at(), held.weight.unwrap_or_default());
+    let to = |held: HeldDestination| Destination::new(held.at(), held.weight.unwrap_or_default());
     let destinations = server.destinations.iter().map(move |held| Command::AddDestination(at, to(held)));
     std::iter::once(Command::AddService(service(at, server.shape))).chain(destinations)
 }

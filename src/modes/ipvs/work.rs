@@ -12,16 +12,23 @@ pub const AT_ONCE: usize = 1024;
 
 #[derive(Debug)]
 pub enum Work {
-    One(Command),
+    /// Boxed, as of a first plan nearly all are the others, which are small.
+    One(Box<Command>),
     /// Adds a virtual server with its destinations, as it stands in the outcome.
     Whole(VirtualServer),
+}
+
+impl From<Command> for Work {
+    fn from(command: Command) -> Self {
+        Work::One(Box::new(command))
+    }
 }
 
 impl Work {
     /// The commands in their order.
     pub fn commands<'a>(&'a self, outcome: &'a Outcome) -> impl Iterator<Item = Command> + 'a {
         let (one, at) = match self {
-            Work::One(command) => (Some(command.clone()), None),
+            Work::One(command) => (Some(Command::clone(command)), None),
             Work::Whole(at) => (None, Some(at)),
         };
         let new = at.and_then(|at| Some((at, outcome.servers.get(at)?.as_ref()?)));

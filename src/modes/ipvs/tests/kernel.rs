@@ -29,6 +29,8 @@ pub struct Kernel {
     pub calls: usize,
     /// The call that fails, having done a part of its work, and with which errno.
     pub fail: Option<(usize, i32)>,
+    /// What listings of virtual servers leave out.
+    pub unlisted: Option<VirtualServer>,
 }
 
 #[derive(Clone)]
@@ -39,7 +41,8 @@ impl Shared {
         let schedulers = IpvsMode::<Shared>::SCHEDULERS.iter().copied().map(Scheduler::name);
         let ipvs = FakeIpvs { schedulers: schedulers.map(String::from).collect(), ..FakeIpvs::default() };
         let (sets, addresses) = (FakeSets::default(), FakeVirtualAddresses::default());
-        let kernel = Kernel { ipvs, sets, addresses, rules: Fake::new(family), calls: 0, fail: None };
+        let kernel =
+            Kernel { ipvs, sets, addresses, rules: Fake::new(family), calls: 0, fail: None, unlisted: None };
         Shared(Rc::new(RefCell::new(kernel)))
     }
 
@@ -91,7 +94,14 @@ impl Ipvs for Shared {
     fn services(&mut self, each: &mut dyn FnMut(&Service, &Statistics)) -> Result<(), IpvsError> {
         match self.call() {
             Some(errno) => Err(IpvsError::ListServices(refused(errno))),
-            None => self.get().ipvs.services(each),
+            None => {
+                let unlisted = self.get().unlisted;
+                self.get().ipvs.services(&mut |service, statistics| {
+                    if unlisted != Some(service.server) {
+                        each(service, statistics);
+                    }
+                })
+            }
         }
     }
 

@@ -218,3 +218,21 @@ fn a_hairpin_entry_stays_as_long_as_one_service_needs_it() {
     assert!(bench.sync(&mut table).contains("ipset del FERRO-4-HAIRPIN 10.244.1.5,10.244.1.5"));
     assert!(!bench.mode.held.has(Set::Hairpin, &Element::Ip(address("10.244.1.5"))));
 }
+
+/// Ten of them for each of ten thousand Services would be held twice.
+#[test]
+fn destinations_are_the_endpoints_of_the_table_as_long_as_nothing_drains() {
+    let (mut bench, mut table) = Bench::with([service("web", &[cluster_ip(1), Frontend::NodePort(30_001)])]);
+    let holders = |table: &ServiceTable| Arc::strong_count(table.get(&name("web")).unwrap());
+    let in_table = Arc::strong_count(table_of(Family::V4, [service("web", &[])]).get(&name("web")).unwrap());
+    assert!(holders(&table) >= in_table + 3, "each of three virtual servers has it");
+    let old = Arc::downgrade(table.get(&name("web")).unwrap());
+    let mut changed = service("web", &[cluster_ip(1), Frontend::NodePort(30_001)]);
+    changed.draining = [endpoint(7)].into();
+    table.set(changed);
+    bench.sync(&mut table);
+    assert!(
+        old.upgrade().is_none(),
+        "what is not in the table any more is let go, also where no destination changed"
+    );
+}

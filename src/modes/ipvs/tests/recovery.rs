@@ -236,6 +236,44 @@ fn a_deleted_virtual_server_is_repaired() {
 }
 
 #[test]
+fn a_changed_scheduler_is_repaired() {
+    let choose = |bench: &mut Bench| with_server(bench, |entry| entry.service.scheduler = "wlc".into());
+    assert_repaired(choose, &["ipvsadm -E -t 10.96.0.1:80 -s rr"]);
+}
+
+/// A listing may be short of some: what changes in other namespaces shifts its place in a table that all share.
+#[test]
+fn a_virtual_server_that_is_not_listed_is_not_missed() {
+    let (mut bench, _) = settled();
+    bench.kernel.get().unlisted = Some(at("10.96.0.1:80"));
+    assert_eq!(bench.mode.drift().unwrap(), Drift::None);
+}
+
+#[test]
+fn the_node_is_held_to_its_settings_whenever_the_kernel_is_read() {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    #[derive(Debug)]
+    struct Counted(Rc<Cell<usize>>);
+
+    impl NodeSettings for Counted {
+        fn hold(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    let held = Rc::new(Cell::new(0));
+    let kernel = Shared::new(Family::V4);
+    let mode = Ipvs::new(kernel.clone(), kernel.doors(), Settings::default());
+    let mut mode = mode.on_node(Box::new(Counted(Rc::clone(&held))));
+    for times in 1..3 {
+        mode.observe().unwrap();
+        assert_eq!(held.get(), times);
+    }
+}
+
+#[test]
 fn a_deleted_member_is_repaired() {
     assert_repaired(
         |bench| {

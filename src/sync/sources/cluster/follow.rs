@@ -253,10 +253,13 @@ impl<'a, I: From<Event>> Follower<'a, I> {
         let silence = self.shared.timing.watch.mul_f64(WATCH_SPREAD) + self.shared.timing.margin;
         let opened = Instant::now();
         let mut heard = false;
-        while let Some(line) = lines.next(Instant::now() + silence).await? {
+        while let Some(line) = lines.next(silence).await? {
             heard = true;
-            self.shared.stats.heard(kind);
             let line = decode::watch_line(kind, line, &mut self.names());
+            if !matches!(line, Ok(Line::Item(_))) {
+                // What is sent on counts by itself.
+                self.shared.stats.heard(kind);
+            }
             match line {
                 Ok(Line::Item(item)) => self.item(item, phase)?,
                 Ok(Line::Bookmark { resource_version, initial_events_end: true })

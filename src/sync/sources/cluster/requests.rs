@@ -3,12 +3,12 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::{AsyncBufRead, AsyncBufReadExt};
+use futures::{AsyncBufRead, AsyncBufReadExt, FutureExt};
 use kube::Client;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 use thiserror::Error;
-use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
+use tokio::time::{error::Elapsed, timeout};
 
 use crate::sync::objects::Kind;
 
@@ -205,16 +205,28 @@ pub struct Lines {
 const USUAL_LINE: usize = 64 * 1024;
 
 impl Lines {
-    /// The next whole line, or `None` where the server closed the watch or said nothing until `deadline`.
-    pub async fn next(&mut self, deadline: Instant) -> Result<Option<&[u8]>, Failure> {
+    /// The next whole line, or `None` where the server closed the watch or said nothing for so long.
+    pub async fn next(&mut self, silence: Duration) -> Result<Option<&[u8]>, Failure> {
         self.line.clear();
         self.line.shrink_to(USUAL_LINE);
-        let read = timeout_at(deadline, self.stream.read_until(b'\n', &mut self.line));
+        if self.take_buffered() {
+            return Ok(Some(&self.line));
+        }
+        let read = timeout(silence, self.stream.read_until(b'\n', &mut self.line));
         match read.await {
             Err(_silent) => Ok(None),
             Ok(Err(error)) => Err(Failure::Broken(error)),
             // What the server could not finish is no line.
             Ok(Ok(_)) => Ok(self.line.ends_with(b"\n").then_some(&self.line)),
         }
+    }
+
+    /// Whether there was a whole line already. Of a list there are thousands at a time, and none of them needs a timer.
+    fn take_buffered(&mut self) -> bool {
+        let Some(Ok(buffered)) = self.stream.fill_buf().now_or_never() else { return false };
+        let Some(end) = buffered.iter().position(|byte| *byte == b'\n') else { return false };
+        self.line.extend_from_slice(&buffered[..=end]);
+        self.stream.consume_unpin(end + 1);
+        true
     }
 }
