@@ -21,6 +21,11 @@ pub trait Leftovers: fmt::Debug {
     fn wake(&self) -> Option<Instant> {
         None
     }
+
+    /// Whether it has to go before other rules are in: what these mark it would take for its own.
+    fn is_in_the_way(&self) -> bool {
+        false
+    }
 }
 
 /// All that an earlier proxy may have left.
@@ -32,6 +37,11 @@ pub struct Predecessors {
 impl Predecessors {
     pub fn new(left: Vec<Box<dyn Leftovers>>) -> Self {
         Predecessors { left }
+    }
+
+    /// Removes what is in the way of rules that are about to be written. What fails is tried again by [`retire`](Self::retire).
+    pub fn make_way(&mut self, now: Instant) {
+        self.left.retain_mut(|left| !left.is_in_the_way() || left.remove(now).is_err());
     }
 
     /// Removes what can go now, going on after an error. Returns the first. What failed is tried again by the next call.
@@ -112,5 +122,33 @@ mod tests {
         (1..5).for_each(|seconds| predecessors.retire(start + Duration::from_secs(seconds)).unwrap());
         assert_eq!((asked[0].get(), asked[1].get()), (3, 1));
         assert_eq!(predecessors.wake(), None);
+    }
+
+    #[derive(Debug)]
+    struct InTheWay(Rc<Cell<u32>>);
+
+    impl Leftovers for InTheWay {
+        fn remove(&mut self, _: Instant) -> Result<(), RemovalError> {
+            self.0.set(self.0.get() + 1);
+            if self.0.get() < 2 { Err("busy".into()) } else { Ok(()) }
+        }
+
+        fn is_in_the_way(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_goes_before_the_rest_and_is_tried_again() {
+        let (early, late) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let slow = Slow { asked: Rc::clone(&late), goes_at: 1, wake: None };
+        let mut predecessors = Predecessors::new(vec![Box::new(InTheWay(Rc::clone(&early))), Box::new(slow)]);
+        let now = Instant::now();
+        predecessors.make_way(now);
+        assert_eq!((early.get(), late.get()), (1, 0));
+        assert!(predecessors.retire(now).is_ok());
+        assert_eq!((early.get(), late.get()), (2, 1));
+        predecessors.make_way(now);
+        assert_eq!(early.get(), 2, "it is gone");
     }
 }

@@ -83,6 +83,9 @@ pub trait Mode {
         Ok(Drift::Suspected)
     }
 
+    /// Removes what other proxies left that the first rules must not meet. Called before each sync until the first is in.
+    fn make_way(&mut self, _now: Instant) {}
+
     /// Removes what other modes and kube-proxy itself left behind. Called once this mode's own rules are in place, so that
     /// there is no moment without any, again after an error, and when [`predecessors_wake`](Self::predecessors_wake) has come.
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Self::Error>;

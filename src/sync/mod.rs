@@ -228,12 +228,13 @@ impl<M: Mode> Path<M> {
         if self.plane.is_due(Instant::now()) {
             self.write(table, reporter);
         }
-    }
-
-    fn follow_up(&mut self, table: &ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
+        // At once: as long as both are in the kernel, one may mark or capture what the other translates.
         if self.predecessors.due().is_some_and(|due| due <= Instant::now()) {
             self.retire_predecessors(table.family(), reporter);
         }
+    }
+
+    fn follow_up(&mut self, table: &ServiceTable, conntrack: &mut dyn Conntrack, reporter: &Reporter) {
         if self.traffic_due.is_some_and(|due| due <= Instant::now()) {
             self.read_traffic(table, reporter);
         }
@@ -245,6 +246,9 @@ impl<M: Mode> Path<M> {
     fn write(&mut self, table: &mut ServiceTable, reporter: &Reporter) {
         let started = Instant::now();
         self.flows.note(table);
+        if self.predecessors.are_untouched() {
+            self.plane.mode.make_way(started);
+        }
         match self.plane.sync(table, Instant::now) {
             Ok(report) => {
                 reporter.synced(table, &report, started.elapsed(), &std::mem::take(&mut self.triggers));

@@ -50,6 +50,11 @@ impl Predecessors {
         }
     }
 
+    /// Nothing of them was removed yet.
+    pub fn are_untouched(&self) -> bool {
+        self.state == State::Unknown
+    }
+
     pub fn due(&self) -> Option<Instant> {
         [self.schedule.due(), self.leaving].into_iter().flatten().min()
     }

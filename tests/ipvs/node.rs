@@ -59,13 +59,13 @@ fn strict_arp_is_for_all_interfaces() {
 #[ignore = "needs IPVS: the guest kernel runs it"]
 fn s3_daemons_of_the_node_are_not_to_be_had_at_virtual_addresses() {
     let rig = start(&[("web.yaml", &web("", &PODS))], &[]);
+    let open = || -> std::io::Result<_> {
+        let tcp = std::net::TcpListener::bind("0.0.0.0:3333")?;
+        Ok((tcp, std::net::UdpSocket::bind("0.0.0.0:3333")?))
+    };
+    let everywhere = rig.lab.here().run(open).unwrap().unwrap();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         rig.lab.listen(address("172.18.0.2:2222"), protocol).unwrap();
-        let open = || -> std::io::Result<_> {
-            let tcp = std::net::TcpListener::bind("0.0.0.0:3333")?;
-            Ok((tcp, std::net::UdpSocket::bind("0.0.0.0:3333")?))
-        };
-        let everywhere = rig.lab.here().run(open).unwrap().unwrap();
         for client in ["10.244.1.9", "172.18.0.100", "172.18.0.2"] {
             assert_eq!(
                 rig.ask(client, protocol, "10.96.0.10:3333"),
@@ -75,8 +75,8 @@ fn s3_daemons_of_the_node_are_not_to_be_had_at_virtual_addresses() {
         }
         let own = rig.ask("10.244.1.9", protocol, "172.18.0.2:2222");
         assert!(matches!(own, Observed::Answered { .. }), "at its own address: {own}");
-        drop(everywhere);
     }
+    drop(everywhere);
     let pod = rig.lab.hosts().iter().find(|host| host.name == "here/9").expect("the lab has this pod");
     let ping =
         pod.namespace.command("ping").unwrap().args(["-c", "1", "-W", "60", "10.96.0.10"]).output().unwrap();

@@ -159,6 +159,10 @@ impl<D: Door> Mode for Iptables<D> {
         self.rules.drift().map_err(Error::Observe)
     }
 
+    fn make_way(&mut self, now: Instant) {
+        self.predecessors.make_way(now);
+    }
+
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
         // Reading all rules once more takes seconds at 10,000 Services, and most starts are not the first one.
         let here = match self.kube_proxy {

@@ -324,6 +324,10 @@ impl<D: iptables::Door> Mode for Ipvs<D> {
         self.compare_some()
     }
 
+    fn make_way(&mut self, now: Instant) {
+        self.predecessors.make_way(now);
+    }
+
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
         let here = match self.kube_proxy {
             true => {

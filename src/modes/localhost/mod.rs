@@ -90,6 +90,10 @@ impl<M: Mode> Mode for WithLocalhost<M> {
         self.mode.audit()
     }
 
+    fn make_way(&mut self, now: Instant) {
+        self.mode.make_way(now);
+    }
+
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), M::Error> {
         self.mode.retire_predecessors(now)
     }

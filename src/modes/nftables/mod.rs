@@ -214,6 +214,10 @@ impl<D: door::Nftables + Send + 'static> Mode for Nftables<D> {
         Ok(if is_disturbed { Drift::Suspected } else { Drift::None })
     }
 
+    fn make_way(&mut self, now: Instant) {
+        self.predecessors.make_way(now);
+    }
+
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
         self.predecessors.retire(now).map_err(Error::Leftovers)
     }

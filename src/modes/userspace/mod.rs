@@ -198,4 +198,9 @@ impl Leftovers for LeftDelivery {
         let removed = KernelDelivery::open(self.0, 0).and_then(|mut delivery| delivery.remove());
         removed.map_err(|error: DeliveryError| error.into())
     }
+
+    /// Packets with the same mark are to be masqueraded in other modes, not delivered here.
+    fn is_in_the_way(&self) -> bool {
+        true
+    }
 }
