@@ -5,6 +5,7 @@
 //! [`route`] answers what becomes of one packet and is the oracle that every mode is tested against.
 
 mod address;
+mod by_name;
 mod hashing;
 mod index;
 mod node;
@@ -14,6 +15,7 @@ mod service_port;
 mod table;
 
 pub use address::{Family, Protocol, network_of_host};
+pub use by_name::{ByName, Named};
 pub use hashing::{Hashing, HashingError};
 pub use index::Role;
 pub use node::{DetectLocal, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting};

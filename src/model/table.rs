@@ -1,7 +1,5 @@
 //! All ServicePorts of one address family, with what changed since a mode last wrote them.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +7,7 @@ use std::sync::Arc;
 
 use super::index::Index;
 use super::{
-    Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName,
+    ByName, Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName,
 };
 
 /// What one address family of this node must do, and what of it is new.
@@ -21,7 +19,7 @@ pub struct ServiceTable {
     family: Family,
     node: NodePolicy,
     /// Sorted by name.
-    ports: BTreeSet<ByName>,
+    ports: BTreeSet<ByName<ServicePort>>,
     frontends: BTreeMap<FrontendKey, Arc<ServicePort>>,
     index: Index,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
@@ -31,36 +29,6 @@ pub struct ServiceTable {
     doubted: bool,
     /// Modes let traffic to these ports in: other ports are news to them.
     new_health_check_ports: bool,
-}
-
-/// A ServicePort as what its name is, which then need not be kept twice.
-#[derive(Debug)]
-struct ByName(Arc<ServicePort>);
-
-impl Borrow<ServicePortName> for ByName {
-    fn borrow(&self) -> &ServicePortName {
-        &self.0.name
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for ByName {}
-
-impl PartialOrd for ByName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ByName {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.name.cmp(&other.0.name)
-    }
 }
 
 /// What may differ from what a mode last wrote.

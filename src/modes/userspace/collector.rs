@@ -9,7 +9,7 @@ use super::balancer::Service;
 use super::engine::Shared;
 use super::figures::{CONNECT_BOUNDS, Meter};
 
-/// ServicePorts, by name, that have series of their own. The others are counted together.
+/// ServicePorts, by name, that have series of their own, of those that had a connection. The others are counted together.
 const SERVICES: usize = 1000;
 /// Endpoints that have a series.
 const ENDPOINTS: usize = 10_000;
@@ -67,7 +67,8 @@ impl Collector for Figures {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let services = self.shared.frontends.services();
+        let mut services = self.shared.frontends.services();
+        services.retain(|service| service.counted().is_some());
         let (named, others) = services.split_at(services.len().min(SERVICES));
         let counters = COUNTERS.iter().map(|(name, help, read)| {
             family(name, help, MetricType::COUNTER, of_services(named, others, *read, counter))
@@ -94,19 +95,17 @@ fn of_services(
 ) -> Vec<Metric> {
     let own = named
         .iter()
-        .map(|service| metric(read(&service.meter), vec![label("service", &service.port.name.to_string())]));
-    let rest = others.iter().map(|service| read(&service.meter)).reduce(|a, b| a + b);
+        .filter_map(|service| Some((service, service.counted()?)))
+        .map(|(service, of)| metric(read(of), vec![label("service", &service.port.name.to_string())]));
+    let rest = others.iter().filter_map(|service| service.counted()).map(read).reduce(|a, b| a + b);
     own.chain(rest.map(|sum| metric(sum, vec![label("service", OTHERS)]))).collect()
 }
 
 fn endpoints(named: &[Arc<Service>]) -> MetricFamily {
     let mut metrics = Vec::new();
     for service in named {
-        let mut members: Vec<_> = service.members().collect();
-        members.sort_by_key(|member| member.address);
-        members.dedup_by_key(|member| member.address);
         let name = service.port.name.to_string();
-        metrics.extend(members.into_iter().map(|member| {
+        metrics.extend(service.members().into_iter().map(|member| {
             let labels = vec![label("endpoint", &member.address.to_string()), label("service", &name)];
             gauge(member.connections().into(), labels)
         }));
@@ -123,11 +122,11 @@ fn endpoints(named: &[Arc<Service>]) -> MetricFamily {
 fn connect_times(services: &[Arc<Service>]) -> MetricFamily {
     let mut counts = vec![0; CONNECT_BOUNDS.len()];
     let (mut total, mut seconds) = (0, 0.0);
-    for service in services {
-        let (of_service, all) = service.meter.connect_times();
+    for meter in services.iter().filter_map(|service| service.counted()) {
+        let (of_service, all) = meter.connect_times();
         counts.iter_mut().zip(of_service).for_each(|(sum, count)| *sum += count);
         total += all;
-        seconds += service.meter.connect_time().as_secs_f64();
+        seconds += meter.connect_time().as_secs_f64();
     }
     let bucket = |(bound, count): (&u64, u64)| {
         let mut bucket = Bucket::default();

@@ -2,7 +2,7 @@
 //!
 //! A lookup takes a shard's lock for reading for a few nanoseconds, and never waits for the making of a Service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use super::balancer::{Member, Service};
 use super::served::Edit;
 use crate::model::{
-    Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, ServicePort, ServicePortName,
+    ByName, Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, ServicePort, ServicePortName,
 };
 
 const SHARDS: usize = 16;
 
 /// A NodePort is another one in each family.
 type Key = (Family, FrontendKey);
-type Shard = RwLock<HashMap<Key, Reached, foldhash::fast::FixedState>>;
+type Shard = RwLock<HashMap<Key, Arc<Service>, foldhash::fast::FixedState>>;
 
 /// A Service by one of its frontends.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Frontends {
     shards: [Shard; SHARDS],
     hasher: foldhash::fast::FixedState,
     nodes: [RwLock<Arc<NodePolicy>>; 2],
-    services: Mutex<BTreeMap<(Family, ServicePortName), Arc<Service>>>,
+    services: [Mutex<BTreeSet<ByName<Service>>>; 2],
     leaving: Mutex<Vec<Leaving>>,
     /// Families of which everything was told once.
     open: watch::Sender<[bool; 2]>,
@@ -53,16 +53,19 @@ impl Frontends {
     /// What a packet to this address is for.
     pub fn reached(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<Reached> {
         let family = Family::of(address);
-        self.node(family).reached(address, protocol, port, |key| {
-            let key = (family, key);
-            read(self.shard(&key)).get(&key).cloned()
-        })
+        self.node(family).reached(address, protocol, port, |key| self.of_key(family, key))
     }
 
     /// What a NodePort is for, whatever the address.
     pub fn of_node_port(&self, family: Family, protocol: Protocol, port: u16) -> Option<Reached> {
-        let key = (family, FrontendKey { destination: Destination::Node, protocol, port });
-        read(self.shard(&key)).get(&key).cloned()
+        self.of_key(family, FrontendKey { destination: Destination::Node, protocol, port })
+    }
+
+    fn of_key(&self, family: Family, key: FrontendKey) -> Option<Reached> {
+        let of_family = (family, key);
+        let service = read(self.shard(&of_family)).get(&of_family).cloned()?;
+        let frontend = *service.port.frontend(&key)?;
+        Some(Reached { service, frontend })
     }
 
     pub fn node(&self, family: Family) -> Arc<NodePolicy> {
@@ -79,27 +82,26 @@ impl Frontends {
 
     pub fn forget(&self, family: Family, names: &[ServicePortName]) {
         for name in names {
-            let Some(before) = lock(&self.services).remove(&(family, name.clone())) else { continue };
+            let Some(ByName(before)) = lock(&self.services[family as usize]).take(name) else { continue };
             self.take_out(family, &before.port);
-            self.note_leaving(family, &before, None);
+            self.note_leaving(family, before.leave(None));
         }
     }
 
     fn set(&self, family: Family, port: &Arc<ServicePort>) {
-        let name = (family, port.name.clone());
-        let before = lock(&self.services).get(&name).cloned();
+        let services = &self.services[family as usize];
+        let before = lock(services).get(&port.name).map(|ByName(before)| Arc::clone(before));
         let service = Arc::new(Service::new(port, before.as_deref()));
         for frontend in &port.frontends {
-            let reached = Reached { service: Arc::clone(&service), frontend: *frontend };
             let key = (family, port.key(frontend));
-            write(self.shard(&key)).insert(key, reached);
+            write(self.shard(&key)).insert(key, Arc::clone(&service));
         }
-        lock(&self.services).insert(name, Arc::clone(&service));
+        lock(services).replace(ByName(service));
         if let Some(before) = before {
             let gone = before.port.frontends.iter().map(|frontend| before.port.key(frontend));
             gone.filter(|key| port.frontend(key).is_none())
                 .for_each(|key| self.take((family, key), &before.port.name));
-            self.note_leaving(family, &before, Some(&service));
+            self.note_leaving(family, before.leave(Some(port)));
         }
     }
 
@@ -111,22 +113,14 @@ impl Frontends {
     /// A frontend may have gone to another ServicePort already, which then keeps it.
     fn take(&self, key: Key, owner: &ServicePortName) {
         let mut shard = write(self.shard(&key));
-        if shard.get(&key).is_some_and(|reached| reached.service.port.name == *owner) {
+        if shard.get(&key).is_some_and(|service| service.port.name == *owner) {
             shard.remove(&key);
         }
     }
 
-    fn note_leaving(&self, family: Family, before: &Service, after: Option<&Service>) {
-        let stays = |member: &Arc<Member>| {
-            after.is_some_and(|after| after.members().any(|kept| Arc::ptr_eq(kept, member)))
-        };
-        let gone = before.members().filter(|member| member.connections() > 0 && !stays(member));
-        let mut leaving = lock(&self.leaving);
-        for member in gone {
-            if !leaving.iter().any(|known| Arc::ptr_eq(&known.member, member)) {
-                leaving.push(Leaving { family, member: Arc::clone(member), since: Instant::now() });
-            }
-        }
+    fn note_leaving(&self, family: Family, members: Vec<Arc<Member>>) {
+        let since = Instant::now();
+        lock(&self.leaving).extend(members.into_iter().map(|member| Leaving { family, member, since }));
     }
 
     /// How many endpoints left their Service and have connections still.
@@ -157,7 +151,11 @@ impl Frontends {
     }
 
     pub fn services(&self) -> Vec<Arc<Service>> {
-        lock(&self.services).values().cloned().collect()
+        let of_family = |services: &Mutex<BTreeSet<ByName<Service>>>| {
+            let services = lock(services);
+            services.iter().map(|ByName(service)| Arc::clone(service)).collect::<Vec<_>>()
+        };
+        self.services.iter().flat_map(of_family).collect()
     }
 
     fn shard(&self, key: &Key) -> &Shard {

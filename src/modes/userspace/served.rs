@@ -1,15 +1,15 @@
 //! What the listeners were told, and what they are to be told.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Affinity, Endpoint, NodePolicy, Protocol, ServicePort, ServicePortName, Verdict};
+use crate::model::{Affinity, ByName, Endpoint, NodePolicy, Protocol, ServicePort, ServicePortName, Verdict};
 
 /// The ServicePorts that the listeners serve.
 #[derive(Debug, Default)]
 pub struct Served {
-    ports: BTreeMap<ServicePortName, Arc<ServicePort>>,
+    ports: BTreeSet<ByName<ServicePort>>,
     node: Option<NodePolicy>,
 }
 
@@ -30,7 +30,7 @@ pub enum Change {
 
 impl Served {
     pub fn names(&self) -> impl Iterator<Item = &ServicePortName> {
-        self.ports.keys()
+        self.ports.iter().map(|ByName(port)| &port.name)
     }
 
     pub fn node_change(&self, wanted: &NodePolicy) -> Option<NodePolicy> {
@@ -41,7 +41,7 @@ impl Served {
     pub fn change(&self, name: &ServicePortName, wanted: Option<&Arc<ServicePort>>) -> Option<Change> {
         let wanted = wanted.filter(|port| port.name.protocol != Protocol::Sctp);
         match (self.ports.get(name), wanted) {
-            (Some(served), Some(wanted)) if Arc::ptr_eq(served, wanted) || served == wanted => None,
+            (Some(ByName(served)), Some(wanted)) if Arc::ptr_eq(served, wanted) || served == wanted => None,
             (_, Some(wanted)) => Some(Change::Set(Arc::clone(wanted))),
             (Some(_), None) => Some(Change::Removed(name.clone())),
             (None, None) => None,
@@ -49,8 +49,12 @@ impl Served {
     }
 
     pub fn learn(&mut self, edit: &Edit) {
-        self.ports.extend(edit.set.iter().map(|port| (port.name.clone(), Arc::clone(port))));
-        edit.removed.iter().for_each(|name| drop(self.ports.remove(name)));
+        for port in &edit.set {
+            self.ports.replace(ByName(Arc::clone(port)));
+        }
+        for name in &edit.removed {
+            self.ports.remove(name);
+        }
         if let Some(node) = &edit.node {
             self.node = Some(node.clone());
         }

@@ -124,8 +124,8 @@ fn sync<C: Capture>(mode: &mut Userspace<C>, table: &mut ServiceTable) -> usize 
 fn endpoints<C: Capture>(mode: &Userspace<C>, number: u8) -> Vec<String> {
     let address = IpAddr::from([10, 96, 0, number]);
     let reached = mode.frontends.reached(address, Protocol::Tcp, 80);
-    let members = reached.iter().flat_map(|reached| reached.service.members());
-    members.map(|member| member.address.to_string()).collect()
+    let endpoints = reached.iter().flat_map(|reached| &reached.service.port.cluster);
+    endpoints.map(|endpoint| format!("{}:{}", endpoint.address, endpoint.port)).collect()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Schedulers are small and pure: what they know of endpoints and of chance comes in as arguments.
 
 mod affinity;
+mod lasting;
 mod least;
 mod maglev;
 mod member;

@@ -20,17 +20,13 @@ impl Pool {
     pub fn new(
         scheduler: Scheduler,
         endpoints: &[Endpoint],
-        mut member: impl FnMut(&Endpoint) -> Arc<Member>,
+        member: impl Fn(&Endpoint) -> Arc<Member>,
     ) -> Self {
         let members = endpoints.iter().map(|endpoint| (member(endpoint), endpoint.weight)).collect();
         let addresses = endpoints
             .iter()
             .map(|endpoint| (SocketAddr::new(endpoint.address, endpoint.port), endpoint.weight));
         Pool { members, picker: Mutex::new(Picker::new(scheduler, addresses)) }
-    }
-
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.members.iter().map(|(member, _)| member)
     }
 
     /// An endpoint by its address, if it takes connections.

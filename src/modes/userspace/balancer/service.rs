@@ -1,25 +1,27 @@
 //! A ServicePort as the listeners see it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::affinity::Affinities;
+use super::lasting::Lasting;
 use super::member::{Consequence, Lease, Member};
 use super::pool::Pool;
 use super::{Arrival, hash};
-use crate::model::{Endpoint, ServicePort, TrafficPolicy};
+use crate::model::{Named, ServicePort, ServicePortName, TrafficPolicy};
 use crate::modes::userspace::figures::Meter;
 
 /// It never changes: a change of the ServicePort makes another one, which takes over what has to last.
+///
+/// Most Services of a cluster are never used by way of one node. One without a connection is little more than its
+/// ServicePort; the rest is made for the first one.
 #[derive(Debug)]
 pub struct Service {
     pub port: Arc<ServicePort>,
-    cluster: Pool,
-    local: Pool,
-    clients: Arc<Mutex<Affinities>>,
-    pub meter: Arc<Meter>,
+    cluster: OnceLock<Box<Pool>>,
+    local: OnceLock<Box<Pool>>,
+    /// The same before and after a change, so that a connection that comes just then is not lost to what follows.
+    lasting: Arc<OnceLock<Box<Lasting>>>,
 }
 
 /// For whom an endpoint is to be chosen.
@@ -36,45 +38,43 @@ pub struct Choice<'a> {
 impl Service {
     /// Endpoints that were there before keep their connections, and clients that had one of them keep it.
     pub fn new(port: &Arc<ServicePort>, before: Option<&Service>) -> Self {
-        let mut members: BTreeMap<SocketAddr, Arc<Member>> = before
-            .into_iter()
-            .flat_map(Service::members)
-            .map(|member| (member.address, Arc::clone(member)))
-            .collect();
-        let mut member = |endpoint: &Endpoint| {
-            let address = SocketAddr::new(endpoint.address, endpoint.port);
-            let known = members.entry(address).or_insert_with(|| Arc::new(Member::new(endpoint)));
-            if known.locality != endpoint.locality {
-                *known = Arc::new(Member::new(endpoint));
-            }
-            Arc::clone(known)
-        };
         Service {
             port: Arc::clone(port),
-            cluster: Pool::new(port.scheduler, &port.cluster, &mut member),
-            local: Pool::new(port.scheduler, &port.local, &mut member),
-            clients: before.map(|before| Arc::clone(&before.clients)).unwrap_or_default(),
-            meter: before.map(|before| Arc::clone(&before.meter)).unwrap_or_default(),
+            cluster: OnceLock::new(),
+            local: OnceLock::new(),
+            lasting: before.map(|before| Arc::clone(&before.lasting)).unwrap_or_default(),
         }
     }
 
-    /// Some of them twice.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.cluster.members().chain(self.local.members())
+    /// The endpoints that connections were given to, or could have been, by address.
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.lasting.get().map(|lasting| lasting.members()).unwrap_or_default()
+    }
+
+    /// What is counted of it. `None` if it never had a connection.
+    pub fn counted(&self) -> Option<&Meter> {
+        self.lasting.get().map(|lasting| &*lasting.meter)
+    }
+
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.lasting().meter
+    }
+
+    /// Forgets the endpoints that are none any more, and returns those of them that have connections.
+    pub fn leave(&self, after: Option<&ServicePort>) -> Vec<Arc<Member>> {
+        let left = self.lasting.get().map(|lasting| lasting.retain(after)).unwrap_or_default();
+        left.into_iter().filter(|member| member.connections() > 0).collect()
     }
 
     /// `None` if there is no endpoint, or none that was not tried.
     pub fn choose(&self, choice: Choice<'_>, now: Instant) -> Option<Lease> {
-        let pool = match choice.policy {
-            TrafficPolicy::Cluster => &self.cluster,
-            TrafficPolicy::Local => &self.local,
-        };
+        let pool = self.pool(choice.policy);
         let Some(affinity) = self.port.affinity else {
             return pool.pick(self.arrival(&choice), choice.tried, now);
         };
         let timeout = Duration::from_secs(affinity.timeout_seconds.get().into());
         let client = choice.client.ip();
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.lasting().clients.lock().unwrap_or_else(PoisonError::into_inner);
         let had = clients.of(client, timeout, now).filter(|had| !choice.tried.contains(had));
         let same = had.and_then(|had| pool.usable(had, now)).map(Lease::new);
         let lease = same.or_else(|| pool.pick(self.arrival(&choice), choice.tried, now))?;
@@ -85,8 +85,24 @@ impl Service {
     /// A connect to this endpoint failed.
     pub fn failed(&self, member: &Member, now: Instant) {
         if member.failed(now) == Consequence::Ejected {
-            self.meter.ejections.add(1);
+            self.meter().ejections.add(1);
         }
+    }
+
+    fn lasting(&self) -> &Lasting {
+        self.lasting.get_or_init(Box::default)
+    }
+
+    /// Made by the first connection that needs it. Others that come meanwhile wait.
+    fn pool(&self, policy: TrafficPolicy) -> &Pool {
+        let pool = match policy {
+            TrafficPolicy::Cluster => &self.cluster,
+            TrafficPolicy::Local => &self.local,
+        };
+        pool.get_or_init(|| {
+            let endpoints = self.port.endpoints(policy);
+            Box::new(Pool::new(self.port.scheduler, endpoints, |endpoint| self.lasting().member(endpoint)))
+        })
     }
 
     fn arrival(&self, choice: &Choice<'_>) -> Arrival {
@@ -96,5 +112,11 @@ impl Service {
             std::net::IpAddr::V6(client) => hash(&client.octets(), port.into()),
         };
         Arrival { hash, draw: choice.draw }
+    }
+}
+
+impl Named for Service {
+    fn name(&self) -> &ServicePortName {
+        &self.port.name
     }
 }

@@ -88,7 +88,7 @@ fn interface(node: &NodePolicy, from: engine::From) -> Option<&str> {
 pub async fn connect(client: &Client, from: engine::From, shared: &Shared) -> Option<Connected> {
     let (peer, destination) = (client.address, client.stream.local_addr().ok()?);
     let admitted = admit(shared, Protocol::Tcp, peer, destination, from)?;
-    let meter = &admitted.service.meter;
+    let meter = admitted.service.meter();
     let active = Active::new(meter);
     let mut tried = Vec::new();
     for patience in ATTEMPTS {
@@ -149,7 +149,7 @@ async fn attempt(
     match &connected {
         Ok(_) => {
             member.succeeded();
-            service.meter.connected(started.elapsed());
+            service.meter().connected(started.elapsed());
         }
         // That this process has no memory or no ports towards it is not the endpoint's fault.
         Err(error) if engine::is_exhausted(error) || error.kind() == io::ErrorKind::AddrNotAvailable => {}

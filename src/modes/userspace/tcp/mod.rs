@@ -102,7 +102,7 @@ async fn serve(
 async fn carry(client: TcpStream, connected: Connected, shared: &Shared, mut stopped: watch::Receiver<bool>) {
     let Connected { upstream, lease, active: _active, service } = connected;
     let relayed = tokio::select! {
-        relayed = relay::relay(&client, &upstream, &service.meter, &shared.pipes) => relayed.is_ok(),
+        relayed = relay::relay(&client, &upstream, service.meter(), &shared.pipes) => relayed.is_ok(),
         () = lease.member().end.notified() => false,
         _ = stopped.changed() => false,
     };

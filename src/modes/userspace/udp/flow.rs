@@ -91,7 +91,7 @@ impl Flow {
             replies: Arc::clone(replies),
             flows: Arc::downgrade(flows),
         };
-        let active = Active::new(&service.meter);
+        let active = Active::new(service.meter());
         let reader = tokio::spawn(reader.run()).abort_handle();
         Flow { upstream, service, lease, life, reader, _active: active }
     }
@@ -112,7 +112,7 @@ impl Flow {
 
     pub fn sent(&self, length: usize) {
         self.life.note();
-        self.service.meter.received.add(length as u64);
+        self.service.meter().received.add(length as u64);
     }
 
     /// The endpoint's node said that nobody listens.
@@ -162,7 +162,7 @@ impl Reader {
         let (client, destination) = self.key;
         self.life.is_answered.store(true, Ordering::Relaxed);
         self.life.note();
-        self.service.meter.sent.add(length as u64);
+        self.service.meter().sent.add(length as u64);
         if let Err(error) = self.replies.send(destination, client, &mut packet[..HEADER + length]) {
             tracing::debug!(%client, %destination, %error, "An answer was not sent");
         }
