@@ -19,6 +19,8 @@
 pub mod cli;
 pub mod config;
 pub mod health;
+#[cfg(test)]
+mod held_memory;
 pub mod http;
 pub mod kernel;
 pub mod lab;

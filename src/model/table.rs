@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::index::Index;
 use super::{
-    ByName, Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, Role, ServicePort, ServicePortName,
+    ByName, Destination, Family, Frontend, FrontendKey, NodePolicy, Protocol, Role, ServicePort,
+    ServicePortName,
 };
 
 /// What one address family of this node must do, and what of it is new.

@@ -174,3 +174,33 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 fn lock<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::held_memory::held;
+    use crate::model::Endpoint;
+    use crate::modes::userspace::tests::port;
+
+    /// A node with 10,000 Services of 10 endpoints each uses few of them.
+    #[test]
+    fn a_service_that_nobody_uses_takes_less_than_400_bytes_whatever_its_endpoints() {
+        const SERVICES: u32 = 2_000;
+        let one = port(1, &[1]);
+        let set = (0..SERVICES).map(|number| {
+            let mut port = one.clone();
+            port.name.service = format!("web-{number}").into();
+            let address = std::net::Ipv4Addr::from_bits(0x0a60_0000 + number);
+            port.frontends = [Frontend::ClusterIp(address.into())].into();
+            port.cluster = std::iter::repeat_n(one.cluster[0], 10).collect::<Box<[Endpoint]>>();
+            Arc::new(port)
+        });
+        let edit = Edit { set: set.collect(), ..Edit::default() };
+        let frontends = Frontends::default();
+        let before = held();
+        frontends.tell(Family::V4, &edit);
+        let each = (held() - before) as f64 / f64::from(SERVICES);
+        assert!((64.0..400.0).contains(&each), "{each} bytes");
+        assert_eq!(frontends.services().len(), SERVICES as usize);
+    }
+}

@@ -3,6 +3,7 @@
 
 mod difference;
 pub mod iptables;
+mod members;
 pub mod nftables;
 
 use std::fmt;

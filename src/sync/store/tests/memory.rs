@@ -1,37 +1,9 @@
-//! What the store costs, counted by the allocator of this test program.
+//! What the store costs.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-}
-
-/// glibc's chunks have a header of 8 bytes, multiples of 16 and at least 32.
-fn chunk(layout: Layout) -> isize {
-    ((layout.size() + 8).next_multiple_of(16).max(32)) as isize
-}
-
-// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.set(HELD.get() + chunk(layout));
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.set(HELD.get() - chunk(layout));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::held_memory::held;
 
 const SLICES: u32 = 10_000;
 const ENDPOINTS: u32 = 10;
@@ -51,7 +23,7 @@ fn big_slice(number: u32, node: &Arc<str>, port: &Arc<str>) -> EndpointSlice {
 fn an_endpoint_takes_less_than_80_bytes_with_all_that_belongs_to_it() {
     let namespace: Arc<str> = "shop".into();
     let (node, port) = ("elsewhere".into(), "http".into());
-    let before = HELD.get();
+    let before = held();
     let mut store = store([]);
     for number in 0..SLICES {
         let mut slice = big_slice(number, &node, &port);
@@ -59,7 +31,7 @@ fn an_endpoint_takes_less_than_80_bytes_with_all_that_belongs_to_it() {
         store.handle(applied(slice));
         store.take_changed();
     }
-    let held = (HELD.get() - before) as f64 / f64::from(SLICES * ENDPOINTS);
+    let held = (held() - before) as f64 / f64::from(SLICES * ENDPOINTS);
     assert!((32.0..80.0).contains(&held), "{held} bytes per endpoint");
 }
 
@@ -83,11 +55,11 @@ fn ten_thousand_services_with_ten_endpoints_compile_into_less_than_8_mib() {
     }
     let mut compiler = Compiler::new(Settings::new("here".into(), [crate::model::Scheduler::Random]));
     let changed = store.take_changed();
-    let before = HELD.get();
+    let before = held();
     let mut tables = Family::ALL.map(ServiceTable::new);
     compiler.recompile(&store, &changed, &mut tables);
     tables.iter_mut().for_each(ServiceTable::settle);
-    let held = (HELD.get() - before) as f64 / 1024.0 / 1024.0;
+    let held = (held() - before) as f64 / 1024.0 / 1024.0;
     assert_eq!(tables[0].ports().len(), SLICES as usize);
     assert!(tables[0].ports().all(|port| port.cluster.len() == ENDPOINTS as usize));
     assert!((2.0..8.0).contains(&held), "{held} MiB");

@@ -222,6 +222,39 @@ fn connections_are_counted_over_changes() {
 }
 
 #[test]
+fn endpoints_that_leave_with_connections_are_told_and_those_that_stay_keep_theirs() {
+    let before = service(port("p", &[A, B]), None);
+    assert!(before.members().is_empty() && before.counted().is_none(), "nobody connected yet");
+    let held: Vec<Lease> = (0..2).map(|_| lease(&before, CLIENT, &[], Instant::now()).unwrap()).collect();
+    let after = service(port("p", &[B, C]), Some(&before));
+    let left = before.leave(Some(&after.port));
+    assert_eq!(left.iter().map(|member| member.address.to_string()).collect::<Vec<_>>(), [A]);
+    assert!(Arc::ptr_eq(&left[0], held[0].member()));
+    assert!(before.leave(Some(&after.port)).is_empty(), "told once");
+    assert_eq!(picks(&after, 2), [B, C]);
+    assert!(after.members().iter().any(|member| Arc::ptr_eq(member, held[1].member())));
+    drop(held);
+    assert!(after.leave(None).is_empty(), "without connections there is nothing to wait for");
+}
+
+/// Between finding a Service and choosing its endpoint, the first client may be overtaken by a change.
+#[test]
+fn a_first_connection_that_a_change_overtakes_is_counted_by_what_follows() {
+    let least = |endpoints: &[&str]| ServicePort {
+        scheduler: Scheduler::LeastConnection,
+        affinity: sticky(&[], 10).affinity,
+        ..port("p", endpoints)
+    };
+    let before = service(least(&[A, B]), None);
+    let after = service(least(&[A, B, C]), Some(&before));
+    let held = lease(&before, CLIENT, &[], Instant::now()).unwrap();
+    assert_eq!(held.member().address.to_string(), A);
+    assert_eq!(pick(&after, CLIENT), A, "its client is known");
+    let others = ["127.0.0.1:1", "127.0.0.2:1"].map(|client| pick(&after, client));
+    assert!(!others.contains(&A.to_owned()), "it has a connection: {others:?}");
+}
+
+#[test]
 fn a_bounded_map_forgets_who_was_not_asked_for() {
     let mut map = BoundedMap::new(3);
     assert_eq!((0..3).filter_map(|key| map.insert(key, key)).count(), 0);

@@ -6,13 +6,14 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
 use super::Capture;
 use super::Member;
 use super::difference::differences;
+use super::members::Members;
 use crate::kernel::ipset::{Change, Definition, KernelSets, SetError, Sets, replace};
 use crate::kernel::iptables::{Door, Programs};
 use crate::model::{Changes, Family, ServiceTable};
@@ -35,7 +36,7 @@ pub struct ByIptables<D> {
 /// What is known to be in the sets.
 #[derive(Debug, Default)]
 struct Held {
-    members: BTreeSet<Member>,
+    members: Members,
     /// Of the sets that there are, by their place in `SETS`.
     shapes: BTreeMap<usize, Shape>,
     /// How many members each has.
@@ -181,7 +182,7 @@ impl<D> ByIptables<D> {
             self.sets.create(&id.definition(self.family))?;
         }
         for id in &plan.replaced {
-            let members: Vec<_> = self.held.of(*id).map(|member| names::element(member).into()).collect();
+            let members: Vec<_> = self.held.of(*id).map(|member| names::element(&member).into()).collect();
             replace(self.sets.as_mut(), &id.definition(self.family), &members)?;
         }
         self.sets.change(&plan.added)
@@ -189,7 +190,7 @@ impl<D> ByIptables<D> {
 }
 
 impl Held {
-    fn of(&self, id: SetId) -> impl Iterator<Item = &Member> {
+    fn of(&self, id: SetId) -> impl Iterator<Item = Member> {
         self.members.iter().filter(move |member| SetId::of(member) == id)
     }
 

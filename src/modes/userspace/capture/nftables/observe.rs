@@ -1,6 +1,6 @@
 //! What is in our table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::base::Style;
 use super::member;
@@ -9,14 +9,14 @@ use crate::kernel::nftables::table::Ownership;
 use crate::kernel::nftables::{InstalledRule, InstalledTable, Name, Nftables, Rule, Table};
 use crate::model::Family;
 use crate::modes::nftables::names::{COMMENT, table as table_of};
-use crate::modes::userspace::capture::Member;
+use crate::modes::userspace::capture::members::Members;
 use crate::modes::userspace::error::{self, Error};
 
 /// What this mode knows to be in the kernel.
 #[derive(Debug, Default)]
 pub struct Held {
     pub table: Presence,
-    pub members: BTreeSet<Member>,
+    pub members: Members,
     /// What the chains and rules are.
     pub style: Option<Style>,
 }
@@ -77,13 +77,9 @@ fn are(rules: &[Rule], installed: &[InstalledRule]) -> bool {
 }
 
 /// `None` if there are other sets than ours, or something in one of them that is never written here.
-fn members(
-    nftables: &mut dyn Nftables,
-    table: &Table,
-    family: Family,
-) -> Result<Option<BTreeSet<Member>>, Error> {
+fn members(nftables: &mut dyn Nftables, table: &Table, family: Family) -> Result<Option<Members>, Error> {
     let sets = nftables.sets(table).map_err(error::observing)?;
-    let mut members = BTreeSet::new();
+    let mut members = Members::default();
     let mut strangers = sets.len() != NAMES.len();
     for set in &sets {
         let Some(id) = SetId::parse(&set.name) else { return Ok(None) };
@@ -95,7 +91,9 @@ fn members(
             break;
         }
         let mut note = |element: &_| match member::parse(id, family, element) {
-            Some(member) => drop(members.insert(member)),
+            Some(member) => {
+                members.insert(member);
+            }
             None => strangers = true,
         };
         nftables.elements(table, set, &mut note).map_err(error::observing)?;

@@ -14,6 +14,7 @@ use crate::model::{Changes, ServiceTable};
 use crate::modes::nftables::names::{COMMENT, table as table_of};
 use crate::modes::userspace::capture::Member;
 use crate::modes::userspace::capture::difference::differences;
+use crate::modes::userspace::capture::members::Members;
 use crate::modes::userspace::{Scope, Settings};
 
 /// `Display` is a script for `nft -f`.
@@ -48,14 +49,16 @@ impl Plan {
 
     pub(super) fn learn(self, held: &mut Held) {
         if self.start == Start::FromNothing {
-            held.members.clear();
+            held.members = Members::default();
         }
         held.table = Presence::There;
         held.style = Some(self.style);
         for member in &self.gone {
             held.members.remove(member);
         }
-        held.members.extend(self.added);
+        for member in self.added {
+            held.members.insert(member);
+        }
     }
 }
 
