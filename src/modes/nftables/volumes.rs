@@ -74,11 +74,14 @@ pub struct Volumes<'a> {
     held: &'a AllSlots,
     /// How many frontends more or less than are held.
     moved: BTreeMap<SlotMap, i64>,
+    /// For volumes that differ in nothing but their number, named by the first: lower ones are full. Of a large load every
+    /// frontend would look at all of them.
+    next: BTreeMap<SlotMap, u32>,
 }
 
 impl<'a> Volumes<'a> {
     pub fn new(held: &'a AllSlots) -> Self {
-        Volumes { held, moved: BTreeMap::new() }
+        Volumes { held, moved: BTreeMap::new(), next: BTreeMap::new() }
     }
 
     /// Where a frontend with so many slots belongs: where it is, or the first volume with room.
@@ -86,17 +89,59 @@ impl<'a> Volumes<'a> {
         if let Some(found) = self.held.places_of(place, policy).find(|at| at.count == count) {
             return found;
         }
-        let volumes = (1..).map(|volume| SlotPlace { place, policy, count, volume });
+        let first = SlotPlace { place, policy, count, volume: 1 };
+        let next = self.next.get(&first.map()).copied().unwrap_or(1);
+        let volumes = (next..).map(|volume| SlotPlace { volume, ..first });
         let mut with_room = volumes.filter(|at| self.frontends(&at.map()) < i64::from(at.map().room()));
-        with_room.next().unwrap_or(SlotPlace { place, policy, count, volume: 1 })
+        with_room.next().unwrap_or(first)
     }
 
+    /// So many frontends more in a volume that was chosen, or less in any.
     pub fn note(&mut self, map: SlotMap, by: i64) {
         *self.moved.entry(map).or_default() += by;
+        let next = self.next.entry(SlotMap { volume: 1, ..map }).or_insert(1);
+        match by {
+            1.. => *next = map.volume.max(*next),
+            0 => {}
+            _ => *next = map.volume.min(*next),
+        }
     }
 
     fn frontends(&self, map: &SlotMap) -> i64 {
         let held = self.held.frontends.get(map).copied().unwrap_or_default();
         i64::from(held) + self.moved.get(map).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Destination, Protocol};
+
+    fn place(number: u16) -> FrontendKey {
+        FrontendKey { destination: Destination::Node, protocol: Protocol::Tcp, port: number }
+    }
+
+    #[test]
+    fn the_first_volume_with_room_is_taken_and_one_that_gets_room_again_too() {
+        let held = AllSlots::default();
+        let mut volumes = Volumes::new(&held);
+        let take = |volumes: &mut Volumes<'_>, number| {
+            let chosen = volumes.choose(place(number), TrafficPolicy::Cluster, 512);
+            volumes.note(chosen.map(), 1);
+            chosen
+        };
+        let rooms = [1, 2].map(|volume| slot_place(volume).map().room());
+        let taken: Vec<u32> =
+            (0..(rooms[0] + rooms[1] + 1) as u16).map(|number| take(&mut volumes, number).volume).collect();
+        let count = |of| taken.iter().filter(|volume| **volume == of).count() as u32;
+        assert_eq!([count(1), count(2), count(3)], [rooms[0], rooms[1], 1]);
+        assert!(taken.is_sorted());
+        volumes.note(slot_place(1).map(), -1);
+        assert_eq!([1000, 1001].map(|number| take(&mut volumes, number).volume), [1, 3]);
+    }
+
+    fn slot_place(volume: u32) -> SlotPlace {
+        SlotPlace { place: place(0), policy: TrafficPolicy::Cluster, count: 512, volume }
     }
 }
