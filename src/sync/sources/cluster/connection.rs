@@ -6,11 +6,19 @@ use std::time::Duration;
 
 use http::Uri;
 use http::header::{HeaderValue, USER_AGENT};
+use hyper_util::client::legacy::Builder;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use thiserror::Error;
+use tower::{BoxError, ServiceBuilder};
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// What a connection reads at once at the most, in bytes. It keeps as much for as long as it lasts, and a watch lasts long
+/// after the list that it began with: hyper would take 400 KiB.
+const READ: usize = 64 << 10;
 
 /// Where the API server is: kube-proxy's `--kubeconfig` and `--master`, or the cluster that this runs in.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +39,8 @@ pub enum ConnectError {
     InCluster(#[source] Box<InClusterError>),
     #[error("cannot read token file {}", path.display())]
     Token { path: PathBuf, source: std::io::Error },
+    #[error("cannot reach the API server through the proxy {0}: proxies are not spoken to")]
+    Proxy(Uri),
     #[error("cannot set up the client for {server}")]
     Client { server: Uri, source: Box<kube::Error> },
 }
@@ -96,15 +106,15 @@ impl Current {
 impl Address {
     async fn open(&self) -> Result<Current, ConnectError> {
         let mut config = self.config().await?;
-        // Retrying is the watches' affair: theirs is bounded and is counted.
-        config.default_retry = false;
-        config.connect_timeout = Some(CONNECT);
+        if let Some(proxy) = config.proxy_url.take() {
+            return Err(ConnectError::Proxy(proxy));
+        }
         let agent = HeaderValue::from_static(concat!("ferrovia/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         let token = Self::take_token(&mut config)?;
         let server = config.cluster_url.clone();
-        let client = Client::try_from(config)
-            .map_err(|source| ConnectError::Client { server, source: Box::new(source) })?;
+        let client =
+            client(&config).map_err(|source| ConnectError::Client { server, source: Box::new(source) })?;
         Ok(Current { client, token })
     }
 
@@ -144,6 +154,24 @@ impl Address {
         config.auth_info.token = Some(text.clone().into());
         Ok(Some(Token { file, text }))
     }
+}
+
+/// kube's layers over a connection of our own. There are no retries, which are the watches' affair: theirs are bounded and
+/// counted; nor timeouts for answers, as whoever asks has them.
+fn client(config: &Config) -> kube::Result<Client> {
+    let mut tcp = HttpConnector::new();
+    // TLS is the next layer's.
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT));
+    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let http = Builder::new(TokioExecutor::new()).http1_max_buf_size(READ).build(connector);
+    let http = ServiceBuilder::new().map_err(BoxError::from).service(http);
+    let headers = config.extra_headers_layer()?;
+    let anonymous = ClientBuilder::new(http, &*config.default_namespace).with_layer(&headers);
+    Ok(match config.auth_layer()? {
+        Some(credentials) => anonymous.with_layer(&credentials).with_layer(&config.base_uri_layer()).build(),
+        None => anonymous.with_layer(&config.base_uri_layer()).build(),
+    })
 }
 
 /// Files often end in a newline, which no header may contain.
