@@ -18,7 +18,7 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub fn ips(texts: &[&str]) -> Box<[IpAddr]> {
+pub fn ips<L: FromIterator<IpAddr>>(texts: &[&str]) -> L {
     texts.iter().map(|text| ip(text)).collect()
 }
 

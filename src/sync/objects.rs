@@ -3,11 +3,17 @@
 //! Sources fold every decoded object into these at once, with names interned: 100,000 endpoints then take a few MiB
 //! where the API types take hundreds.
 
+mod seldom;
+mod uid;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
+
+pub use seldom::Seldom;
+pub use uid::Uid;
 
 use crate::model::{Family, Protocol, ServiceName};
 
@@ -73,18 +79,18 @@ pub enum Object {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     pub name: ServiceName,
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// `metadata.creationTimestamp`, in seconds since 1970. Older Services win contested addresses.
     pub created: i64,
     pub kind: ServiceKind,
     /// `spec.clusterIPs`, or `spec.clusterIP` where that is empty.
     pub cluster_ips: Box<[IpAddr]>,
     pub ports: Box<[ServicePortSpec]>,
-    pub external_ips: Box<[IpAddr]>,
+    pub external_ips: Seldom<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose ipMode is VIP or absent.
-    pub load_balancer_ips: Box<[IpAddr]>,
+    pub load_balancer_ips: Seldom<IpAddr>,
     /// `spec.loadBalancerSourceRanges`, white space removed; empty allows everybody.
-    pub load_balancer_sources: Box<[IpNet]>,
+    pub load_balancer_sources: Seldom<IpNet>,
     pub internal_policy_local: bool,
     pub external_policy_local: bool,
     /// sessionAffinity ClientIP's timeout in seconds, 10800 where it is absent.
@@ -96,7 +102,7 @@ pub struct Service {
     /// The text of annotation `ferrovia.dev/scheduler-flags`.
     pub scheduler_flags: Option<Arc<str>>,
     /// Fields that could not be read; the rest of the object counts.
-    pub problems: Box<[FieldProblem]>,
+    pub problems: Seldom<FieldProblem>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +135,7 @@ pub struct EndpointSlice {
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`.
     pub triggered: Option<SystemTime>,
     /// Fields that could not be read; the rest of the object counts.
-    pub problems: Box<[FieldProblem]>,
+    pub problems: Seldom<FieldProblem>,
 }
 
 /// A port of every endpoint of a slice. Ports without name or number are left out by the source.

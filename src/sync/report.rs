@@ -75,7 +75,7 @@ impl Reporter {
     /// Makes an Event of a problem, for `kubectl describe`.
     fn record(&self, problem: &Problem, store: &Store) {
         let service = store.service(&problem.object).filter(|_| problem.kind == Kind::Service);
-        let uid = service.map_or_else(|| "".into(), |service| Arc::clone(&service.uid));
+        let uid = service.map_or_else(|| "".into(), |service| service.uid.to_string().into());
         let regarding = Regarding { kind: problem.kind, name: problem.object.clone(), uid };
         let found = FieldProblem {
             field: problem.field.clone(),

@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use crate::model::{Destination, Frontend, FrontendKey, Protocol, ServiceName, ServiceTable};
-use crate::sync::objects::Service;
+use crate::sync::objects::{Service, Uid};
 use crate::sync::store::Store;
 
 /// What keeps a frontend from a Service that asks for it.
@@ -51,18 +50,13 @@ impl Weight {
 pub(super) struct Rank {
     weight: Weight,
     created: i64,
-    uid: Arc<str>,
+    uid: Uid,
     pub service: ServiceName,
 }
 
 impl Rank {
     pub fn new(service: &Service, weight: Weight) -> Self {
-        Rank {
-            weight,
-            created: service.created,
-            uid: Arc::clone(&service.uid),
-            service: service.name.clone(),
-        }
+        Rank { weight, created: service.created, uid: service.uid.clone(), service: service.name.clone() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Generation, MAX_PENDING_TRIGGERS, Store};
 use crate::model::{Family, Locality, ServiceName};
-use crate::sync::objects::{EndpointPort, EndpointSlice, FieldProblem, Hints, Kind, SliceEndpoint};
+use crate::sync::objects::{EndpointPort, EndpointSlice, FieldProblem, Hints, Kind, Seldom, SliceEndpoint};
 
 /// An EndpointSlice without what its place in the store says: its namespace and its Service.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub struct Slice {
     pub name: Arc<str>,
     pub ports: Box<[EndpointPort]>,
     pub endpoints: StoredEndpoints,
-    pub problems: Box<[FieldProblem]>,
+    pub problems: Seldom<FieldProblem>,
     pub family: Family,
     /// Of every endpoint. Here and not on each, since there are more of those than of anything else.
     pub weight: u16,
@@ -37,7 +37,7 @@ pub struct StoredEndpoint<'a> {
 pub struct StoredEndpoints {
     addresses: Addresses,
     /// As many as addresses, or none where nobody has any.
-    hints: Box<[Option<Arc<Hints>>]>,
+    hints: Seldom<Option<Arc<Hints>>>,
 }
 
 /// All of one family, as the API says: what is not of the slice's was left out by the source.

@@ -18,7 +18,7 @@ fn network(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn networks(texts: &[&str]) -> Box<[IpNet]> {
+fn networks<L: FromIterator<IpNet>>(texts: &[&str]) -> L {
     texts.iter().map(|text| network(text)).collect()
 }
 
@@ -134,8 +134,7 @@ mod forbidden {
     use super::*;
 
     fn refused(service: Service) -> Vec<String> {
-        let everything =
-            Settings { allowed_external_ips: networks(&["0.0.0.0/0", "::/0"]).into(), ..settings() };
+        let everything = Settings { allowed_external_ips: networks(&["0.0.0.0/0", "::/0"]), ..settings() };
         let bench = Bench::with(everything, [service.into(), node().into()]);
         assert!(bench.reasons().iter().all(|(reason, _)| *reason == Reason::ForbiddenFrontend));
         bench.problems()
@@ -186,7 +185,7 @@ mod forbidden {
         // keepalived and kube-vip put load balancer addresses on one node's interface after the other.
         let mut bench =
             Bench::new([load_balancer("shop/web", &["10.96.0.10"], &["203.0.113.10"]).into(), node().into()]);
-        bench.compiler.set_addresses(ips(&["172.18.0.2", "203.0.113.10"]).into());
+        bench.compiler.set_addresses(ips(&["172.18.0.2", "203.0.113.10"]));
         bench.recompile();
         assert_eq!(frontends(&bench, Family::V4), ["10.96.0.10:80/TCP", "203.0.113.10:80/TCP"]);
     }
@@ -341,20 +340,20 @@ mod the_node {
         let several = Node { addresses: ips(&["172.18.0.2", "198.51.100.2", "fd00:18::2"]), ..node() };
         assert_eq!(
             policy(primary(), Some(several)).node_ports,
-            NodePortAddresses::In(networks(&["172.18.0.2/32", "fd00:18::2/128"]).into())
+            NodePortAddresses::In(networks(&["172.18.0.2/32", "fd00:18::2/128"]))
         );
         assert_eq!(policy(primary(), None).node_ports, NodePortAddresses::In(vec![]));
         let bound = Settings { node_addresses: vec![ip("198.51.100.2")], ..primary() };
         assert_eq!(
             policy(bound, Some(node())).node_ports,
-            NodePortAddresses::In(networks(&["198.51.100.2/32", "fd00:18::2/128"]).into())
+            NodePortAddresses::In(networks(&["198.51.100.2/32", "fd00:18::2/128"]))
         );
     }
 
     #[test]
     fn node_cidr_is_what_the_node_has_now() {
         let settings = || Settings { detect_local: DetectLocal::NodeCidr, ..settings() };
-        let pods = networks(&["10.244.1.0/24", "fd00:244:1::/64"]).into();
+        let pods = networks(&["10.244.1.0/24", "fd00:244:1::/64"]);
         assert_eq!(policy(settings(), Some(node())).local_traffic, LocalTraffic::Sources(pods));
         assert!(!policy(settings(), None).local_traffic.detects(Family::V4));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::sync::objects::{FieldProblem, Reason};
+use crate::sync::objects::{FieldProblem, Reason, Seldom};
 
 use super::lenient::{Field, Shape};
 
@@ -57,7 +57,7 @@ impl Problems {
         read.map_err(|message| self.add(path, message)).ok()
     }
 
-    pub fn into_boxed(mut self) -> Box<[FieldProblem]> {
+    pub fn into_list(mut self) -> Seldom<FieldProblem> {
         if self.left_out > 0 {
             self.found.push(FieldProblem {
                 field: String::new(),
@@ -65,7 +65,7 @@ impl Problems {
                 message: format!("and {} more fields", self.left_out),
             });
         }
-        self.found.into_boxed_slice()
+        self.found.into_boxed_slice().into()
     }
 }
 
@@ -79,7 +79,7 @@ mod tests {
         for i in 0..5000 {
             problems.add(format_args!("endpoints[{i}]"), "no address");
         }
-        let problems = problems.into_boxed();
+        let problems = problems.into_list();
         assert_eq!(problems.len(), MOST + 1);
         assert_eq!(problems[MOST].message, "and 4984 more fields");
     }

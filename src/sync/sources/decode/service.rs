@@ -1,13 +1,12 @@
 //! core/v1 Service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::model::ServiceName;
-use crate::sync::objects::{Object, Service, ServiceKind, ServicePortSpec};
+use crate::sync::objects::{Object, Seldom, Service, ServiceKind, ServicePortSpec};
 
 use super::interner::Interner;
 use super::lenient::{Field, Map, Text, quoted};
@@ -117,15 +116,15 @@ impl<'a> Wire<'a> for WireService<'a> {
         let mut problems = Problems::default();
         let service = Service {
             created: created(&metadata, &mut problems),
-            uid: Arc::from(metadata.uid.as_given().map_or("", |uid| uid)),
+            uid: metadata.uid.as_given().map_or("", |uid| uid).into(),
             scheduler: annotations.and_then(|all| all.scheduler.as_given()).map(|text| names.name(text)),
             scheduler_flags: annotations
                 .and_then(|all| all.scheduler_flags.as_given())
                 .map(|text| names.name(text)),
-            load_balancer_ips: load_balancer_ips(self.status, &mut problems),
+            load_balancer_ips: load_balancer_ips(self.status, &mut problems).into(),
             ..spec.fold(name, names, &mut problems)
         };
-        Decoded::Object(Object::Service(Box::new(Service { problems: problems.into_boxed(), ..service })))
+        Decoded::Object(Object::Service(Box::new(Service { problems: problems.into_list(), ..service })))
     }
 }
 
@@ -141,14 +140,14 @@ impl Spec<'_> {
     fn fold(self, name: ServiceName, names: &mut Interner, problems: &mut Problems) -> Service {
         Service {
             name,
-            uid: Arc::default(),
+            uid: "".into(),
             created: 0,
             kind: kind(self.kind, problems),
             cluster_ips: cluster_ips(self.cluster_ips, self.cluster_ip, problems),
             ports: ports(self.ports, names, problems),
-            external_ips: addresses("spec.externalIPs", self.external_ips, problems),
-            load_balancer_ips: Box::default(),
-            load_balancer_sources: source_ranges(self.load_balancer_source_ranges, problems),
+            external_ips: addresses("spec.externalIPs", self.external_ips, problems).into(),
+            load_balancer_ips: Seldom::default(),
+            load_balancer_sources: source_ranges(self.load_balancer_source_ranges, problems).into(),
             internal_policy_local: is_local(
                 "spec.internalTrafficPolicy",
                 self.internal_traffic_policy,
@@ -167,7 +166,7 @@ impl Spec<'_> {
             ),
             scheduler: None,
             scheduler_flags: None,
-            problems: Box::default(),
+            problems: Seldom::default(),
         }
     }
 }

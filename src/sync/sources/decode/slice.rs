@@ -98,7 +98,7 @@ impl<'a> Wire<'a> for WireSlice<'a> {
                 .annotations()
                 .and_then(|annotations| annotations.triggered.as_given())
                 .and_then(|time| text::system_time(time)),
-            problems: problems.into_boxed(),
+            problems: problems.into_list(),
         })))
     }
 }

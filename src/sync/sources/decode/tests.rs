@@ -76,7 +76,7 @@ fn a_service_as_an_api_server_sends_it() {
         }),
     );
     let Decoded::Object(Object::Service(service)) = decoded else { panic!("not a Service: {decoded:?}") };
-    assert_eq!((service.name.to_string().as_str(), &*service.uid), ("shop/web", "u-1"));
+    assert_eq!((service.name.to_string(), service.uid.to_string()), ("shop/web".into(), "u-1".into()));
     assert_eq!(service.created, 1_767_323_045);
     assert_eq!(service.kind, ServiceKind::LoadBalancer);
     assert_eq!(service.cluster_ips.len(), 2);

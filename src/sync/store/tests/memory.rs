@@ -35,6 +35,25 @@ fn an_endpoint_takes_less_than_80_bytes_with_all_that_belongs_to_it() {
     assert!((32.0..80.0).contains(&held), "{held} bytes per endpoint");
 }
 
+#[test]
+fn a_service_takes_less_than_450_bytes_with_its_name() {
+    let namespace: Arc<str> = "shop".into();
+    let http: Arc<str> = "http".into();
+    let before = held();
+    let mut store = store([]);
+    for number in 0..SLICES {
+        let address = Ipv4Addr::from_bits(0x0a60_0000 + number).to_string();
+        let mut service = service(&format!("shop/service-{number}"), &[&address]);
+        service.uid = format!("0f6b1c1e-9b5d-4a7e-8d0c-{number:012x}").as_str().into();
+        service.name.namespace = Arc::clone(&namespace);
+        service.ports[0].name = Arc::clone(&http);
+        store.handle(applied(service));
+        store.take_changed();
+    }
+    let each = (held() - before) as f64 / f64::from(SLICES);
+    assert!((200.0..450.0).contains(&each), "{each} bytes");
+}
+
 /// With the store's share this is what a node with that many Services holds, in each family that they have.
 #[test]
 fn ten_thousand_services_with_ten_endpoints_compile_into_less_than_8_mib() {
