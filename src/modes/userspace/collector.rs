@@ -105,9 +105,9 @@ fn endpoints(named: &[Arc<Service>]) -> MetricFamily {
     let mut metrics = Vec::new();
     for service in named {
         let name = service.port.name.to_string();
-        metrics.extend(service.members().into_iter().map(|member| {
-            let labels = vec![label("endpoint", &member.address.to_string()), label("service", &name)];
-            gauge(member.connections().into(), labels)
+        metrics.extend(service.loads().into_iter().map(|(endpoint, connections)| {
+            let labels = vec![label("endpoint", &endpoint.to_string()), label("service", &name)];
+            gauge(connections.into(), labels)
         }));
         if metrics.len() >= ENDPOINTS {
             metrics.truncate(ENDPOINTS);

@@ -1,5 +1,6 @@
 //! A ServicePort as the listeners see it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,7 +47,17 @@ impl Service {
         }
     }
 
-    /// The endpoints that connections were given to, or could have been, by address.
+    /// The endpoints, each with its connections.
+    pub fn loads(&self) -> BTreeMap<SocketAddr, u32> {
+        let members = self.members();
+        let counted = members.into_iter().map(|member| (member.address, member.connections()));
+        let endpoints = [TrafficPolicy::Cluster, TrafficPolicy::Local].into_iter();
+        let endpoints = endpoints.flat_map(|policy| self.port.endpoints(policy));
+        let all = endpoints.map(|endpoint| (SocketAddr::new(endpoint.address, endpoint.port), 0));
+        all.chain(counted).collect()
+    }
+
+    /// What is known of endpoints since a connection was given to one of them, or could have been.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.lasting.get().map(|lasting| lasting.members()).unwrap_or_default()
     }
