@@ -6,6 +6,7 @@
 
 mod address;
 mod by_name;
+mod few;
 mod hashing;
 mod index;
 mod node;
@@ -16,6 +17,7 @@ mod table;
 
 pub use address::{Family, Protocol, network_of_host};
 pub use by_name::{ByName, Named};
+pub use few::Few;
 pub use hashing::{Hashing, HashingError};
 pub use index::Role;
 pub use node::{DetectLocal, LocalTraffic, NodePolicy, NodePortAddresses, NodePortSetting};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Hashing, Protocol, Scheduler, ServiceName};
+use super::{Few, Hashing, Protocol, Scheduler, ServiceName};
 
 /// Which port of which Service. The protocol belongs to the key: DNS has port 53 twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +49,7 @@ pub struct ServicePort {
     /// `spec.ports[].port`: the port of every frontend but a NodePort.
     pub port: u16,
     /// Where this ServicePort is reached; no other ServicePort of the table has any of them.
-    pub frontends: Box<[Frontend]>,
+    pub frontends: Few<Frontend>,
     /// Who may use the load balancer addresses; `None` is everybody. Sorted.
     pub load_balancer_sources: Option<Arc<[IpNet]>>,
     /// What becomes of traffic to the ClusterIP.

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub use seldom::Seldom;
 pub use uid::Uid;
 
-use crate::model::{Family, Protocol, ServiceName};
+use crate::model::{Family, Few, Protocol, ServiceName};
 
 /// One thing that a source saw, in the order it saw it.
 ///
@@ -84,8 +84,8 @@ pub struct Service {
     pub created: i64,
     pub kind: ServiceKind,
     /// `spec.clusterIPs`, or `spec.clusterIP` where that is empty.
-    pub cluster_ips: Box<[IpAddr]>,
-    pub ports: Box<[ServicePortSpec]>,
+    pub cluster_ips: Few<IpAddr>,
+    pub ports: Few<ServicePortSpec>,
     pub external_ips: Seldom<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose ipMode is VIP or absent.
     pub load_balancer_ips: Seldom<IpAddr>,
@@ -128,7 +128,7 @@ pub struct EndpointSlice {
     /// Label `kubernetes.io/service-name`.
     pub service: Arc<str>,
     pub family: Family,
-    pub ports: Box<[EndpointPort]>,
+    pub ports: Few<EndpointPort>,
     pub endpoints: Box<[SliceEndpoint]>,
     /// Annotation `ferrovia.dev/weight`: that of every endpoint, 1 where there is none.
     pub weight: u16,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Family, Frontend, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
+    Family, Few, Frontend, HealthCheck, ServiceName, ServicePort, ServicePortName, ServiceTable,
+    TrafficPolicy,
 };
 use crate::sync::objects::{Kind, Service, ServiceKind, ServicePortSpec};
 
@@ -152,7 +153,7 @@ impl<'a> Pass<'a> {
         let sources = frontends::load_balancer_sources(service, self.family(), self.context);
         won.chunk_by(|a, b| a.port == b.port)
             .map(|claims| {
-                let frontends: Box<[Frontend]> = claims.iter().map(|claim| claim.frontend).collect();
+                let frontends: Few<Frontend> = claims.iter().map(|claim| claim.frontend).collect();
                 let guarded = frontends.iter().any(|frontend| matches!(frontend, Frontend::LoadBalancer(_)));
                 let port = self.port(service, &service.ports[claims[0].port], frontends);
                 ServicePort { load_balancer_sources: sources.clone().filter(|_| guarded), ..port }
@@ -160,7 +161,7 @@ impl<'a> Pass<'a> {
             .collect()
     }
 
-    fn port(&self, service: &Service, spec: &ServicePortSpec, mut frontends: Box<[Frontend]>) -> ServicePort {
+    fn port(&self, service: &Service, spec: &ServicePortSpec, mut frontends: Few<Frontend>) -> ServicePort {
         frontends.sort();
         let slices = self.context.store.slices(&service.name);
         let candidates = endpoints::candidates(slices, self.family(), &spec.name, spec.protocol);

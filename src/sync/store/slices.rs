@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Generation, MAX_PENDING_TRIGGERS, Store};
-use crate::model::{Family, Locality, ServiceName};
+use crate::model::{Family, Few, Locality, ServiceName};
 use crate::sync::objects::{EndpointPort, EndpointSlice, FieldProblem, Hints, Kind, Seldom, SliceEndpoint};
 
 /// An EndpointSlice without what its place in the store says: its namespace and its Service.
 #[derive(Debug, Clone)]
 pub struct Slice {
     pub name: Arc<str>,
-    pub ports: Box<[EndpointPort]>,
+    pub ports: Few<EndpointPort>,
     pub endpoints: StoredEndpoints,
     pub problems: Seldom<FieldProblem>,
     pub family: Family,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::model::ServiceName;
+use crate::model::{Few, ServiceName};
 use crate::sync::objects::{Object, Seldom, Service, ServiceKind, ServicePortSpec};
 
 use super::interner::Interner;
@@ -145,7 +145,7 @@ impl Spec<'_> {
             kind: kind(self.kind, problems),
             cluster_ips: cluster_ips(self.cluster_ips, self.cluster_ip, problems),
             ports: ports(self.ports, names, problems),
-            external_ips: addresses("spec.externalIPs", self.external_ips, problems).into(),
+            external_ips: addresses("spec.externalIPs", self.external_ips, problems),
             load_balancer_ips: Seldom::default(),
             load_balancer_sources: source_ranges(self.load_balancer_source_ranges, problems).into(),
             internal_policy_local: is_local(
@@ -193,7 +193,7 @@ fn cluster_ips(
     list: Field<Vec<Field<Text<'_>>>>,
     single: Field<Text<'_>>,
     problems: &mut Problems,
-) -> Box<[IpAddr]> {
+) -> Few<IpAddr> {
     if list.as_given().is_some_and(|ips| !ips.is_empty()) {
         return addresses("spec.clusterIPs", list, problems);
     }
@@ -201,7 +201,11 @@ fn cluster_ips(
     single.and_then(|ip| problems.check("spec.clusterIP", text::address(&ip))).into_iter().collect()
 }
 
-fn addresses(path: &str, list: Field<Vec<Field<Text<'_>>>>, problems: &mut Problems) -> Box<[IpAddr]> {
+fn addresses<L: FromIterator<IpAddr>>(
+    path: &str,
+    list: Field<Vec<Field<Text<'_>>>>,
+    problems: &mut Problems,
+) -> L {
     let items = problems.items(path, list);
     let read = items
         .into_iter()
@@ -213,7 +217,7 @@ fn ports(
     list: Field<Vec<Field<Map<Port<'_>>>>>,
     names: &mut Interner,
     problems: &mut Problems,
-) -> Box<[ServicePortSpec]> {
+) -> Few<ServicePortSpec> {
     let items = problems.items("spec.ports", list);
     items.into_iter().filter_map(|(i, Map(port))| port.fold(i, names, problems)).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::model::Family;
+use crate::model::{Family, Few};
 use crate::sync::objects::{EndpointPort, EndpointSlice, Hints, Object, SliceEndpoint};
 
 use super::interner::Interner;
@@ -151,7 +151,7 @@ fn ports(
     list: Field<Vec<Field<Map<Port<'_>>>>>,
     names: &mut Interner,
     problems: &mut Problems,
-) -> Box<[EndpointPort]> {
+) -> Few<EndpointPort> {
     let items = problems.items("ports", list);
     items.into_iter().filter_map(|(i, Map(port))| port.fold(i, names, problems)).collect()
 }
