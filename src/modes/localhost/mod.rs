@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::{Drift, Mode, Subject, Tracking, Traffic};
 use crate::kernel::alarm::Ring;
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
+use crate::modes::userspace::served::Edit;
 
 pub use plan::Plan;
 pub use ports::LocalPorts;
@@ -53,7 +54,9 @@ impl<M: Mode> Mode for WithLocalhost<M> {
     }
 
     fn plan(&self, want: &ServiceTable, now: Instant) -> Self::Plan {
-        let local = self.ports.as_ref().map(|_| self.known.plan(want)).unwrap_or_default();
+        // With the first part of a large load all of them were planned.
+        let is_due = self.ports.is_some() && !self.mode.is_halfway();
+        let local = if is_due { self.known.plan(want) } else { Edit::default() };
         Plan { of_mode: self.mode.plan(want, now), local }
     }
 

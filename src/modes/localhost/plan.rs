@@ -1,6 +1,5 @@
 //! Which NodePorts are to be served on loopback.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -42,12 +41,11 @@ impl Known {
                 changes.keys().for_each(|name| edit.extend(each(name)));
             }
             Changes::Everything => {
-                let gone: BTreeSet<_> = self.served.names().cloned().collect();
-                let all = want.ports().map(|port| &port.name).chain(gone.iter());
-                let names: BTreeSet<_> = all.collect();
-                names.into_iter().for_each(|name| {
-                    edit.extend(self.served.change(name, want.get(name).filter(wanted)));
+                want.ports().for_each(|port| {
+                    edit.extend(self.served.change(&port.name, Some(port).filter(wanted)));
                 });
+                let gone = self.served.names().filter(|name| want.get(name).is_none());
+                gone.for_each(|name| edit.extend(self.served.change(name, None)));
             }
         }
         edit

@@ -1,8 +1,14 @@
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::plan::Known;
+use super::{LocalPorts, WithLocalhost};
 use crate::model::{
     Endpoint, Family, Frontend, Locality, NodePolicy, NodePortAddresses, Protocol, Scheduler, ServicePort,
     ServicePortName, ServiceTable, TrafficPolicy, Verdict,
 };
+use crate::modes::userspace::{Engine, Limits};
+use crate::modes::{Drift, Mode, Tracking};
 
 fn port(service: &str, frontend: Frontend, protocol: Protocol) -> ServicePort {
     let endpoint =
@@ -76,4 +82,62 @@ fn s4_loopback_has_them_only_where_node_port_addresses_name_it() {
     known.learn(&none.local);
     table.set_node(only("127.0.0.0/8"));
     assert_eq!(set(&plan(&known, &table)).len(), 2);
+}
+
+/// A mode that does nothing, and may be in the middle of a large load.
+#[derive(Debug)]
+struct Loading {
+    is_halfway: bool,
+}
+
+impl Mode for Loading {
+    type Plan = &'static str;
+    type Error = crate::modes::userspace::Error;
+
+    const SCHEDULERS: &'static [Scheduler] = &[Scheduler::Random];
+    const TRACKING: Tracking = Tracking::AsSent;
+
+    fn observe(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn plan(&self, _: &ServiceTable, _: Instant) -> &'static str {
+        ""
+    }
+
+    fn apply(&mut self, _: &'static str) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn is_halfway(&self) -> bool {
+        self.is_halfway
+    }
+
+    fn operations(_: &&'static str) -> usize {
+        0
+    }
+
+    fn drift(&mut self) -> Result<Drift, Self::Error> {
+        Ok(Drift::None)
+    }
+
+    fn retire_predecessors(&mut self, _: Instant) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn cleanup(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// 50,000 Services go in 137 parts.
+#[test]
+fn a_load_in_parts_looks_for_node_ports_once() {
+    let engine = Arc::new(Engine::start_for_loopback(Limits::of_descriptors(1024)).unwrap());
+    let planned = |is_halfway| {
+        let ports = LocalPorts::new(Family::V4, Arc::clone(&engine));
+        let mode = WithLocalhost::new(Loading { is_halfway }, Some(ports));
+        mode.plan(&table(), Instant::now()).local.set.len()
+    };
+    assert_eq!([false, true].map(planned), [2, 0]);
 }
