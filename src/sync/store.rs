@@ -23,7 +23,7 @@ pub struct Store {
     node_name: Arc<str>,
     started: SystemTime,
     services: BTreeMap<ServiceName, Known>,
-    /// Which Service a slice belongs to: a deletion names the slice alone.
+    /// Which Service a slice belongs to, where its name does not tell: a deletion names the slice alone.
     owners: BTreeMap<ServiceName, Arc<str>>,
     node: Option<(Box<Node>, Generation)>,
     service_cidrs: BTreeMap<Arc<str>, (Box<ServiceCidr>, Generation)>,
@@ -226,7 +226,6 @@ impl Store {
     /// Maps that were filled in order of their keys are half empty; made anew, they are full.
     fn pack(&mut self) {
         self.services = std::mem::take(&mut self.services).into_iter().collect();
-        self.owners = std::mem::take(&mut self.owners).into_iter().collect();
     }
 
     /// What was known stays in force.

@@ -152,7 +152,7 @@ impl Store {
         let triggered = slice.triggered;
         let generation = self.generation(Kind::EndpointSlice);
         self.forget_undecodable(Kind::EndpointSlice, &name);
-        if self.owners.get(&name).is_some_and(|owner| *owner != service.name) {
+        if self.owner(&name).is_some_and(|owner| owner != service) {
             self.delete_slice(&name);
         }
         let slice = fold(slice, &self.node_name, generation);
@@ -169,15 +169,17 @@ impl Store {
                 slices.insert(at, slice);
             }
         }
-        self.owners.insert(name, Arc::clone(&service.name));
+        if named_by_slice(&name) != Some(&service.name) {
+            self.owners.insert(name, Arc::clone(&service.name));
+        }
         self.note_trigger(&service, triggered);
         self.endpoint_changes.count();
         self.changed.services.insert(service);
     }
 
     pub(super) fn delete_slice(&mut self, name: &ServiceName) {
-        let Some(owner) = self.owners.remove(name) else { return };
-        let service = ServiceName { namespace: Arc::clone(&name.namespace), name: owner };
+        let Some(service) = self.owner(name) else { return };
+        self.owners.remove(name);
         if let Some(known) = self.services.get_mut(&service) {
             known.slices.retain(|slice| slice.name != name.name);
         }
@@ -189,9 +191,19 @@ impl Store {
     }
 
     pub(super) fn slice_mut(&mut self, name: &ServiceName) -> Option<&mut Slice> {
-        let owner = Arc::clone(self.owners.get(name)?);
-        let service = ServiceName { namespace: Arc::clone(&name.namespace), name: owner };
+        let service = self.owner(name)?;
         self.services.get_mut(&service)?.slices.iter_mut().find(|slice| slice.name == name.name)
+    }
+
+    /// The Service that a slice belongs to, if it is known.
+    fn owner(&self, slice: &ServiceName) -> Option<ServiceName> {
+        let of_namespace = |name| ServiceName { namespace: Arc::clone(&slice.namespace), name };
+        if let Some(owner) = self.owners.get(slice) {
+            return Some(of_namespace(Arc::clone(owner)));
+        }
+        let service = of_namespace(named_by_slice(slice)?.into());
+        let (service, known) = self.services.get_key_value(&service)?;
+        known.slices.iter().any(|known| known.name == slice.name).then(|| service.clone())
     }
 
     fn note_trigger(&mut self, service: &ServiceName, triggered: Option<SystemTime>) {
@@ -201,6 +213,11 @@ impl Store {
             times.push(triggered);
         }
     }
+}
+
+/// The EndpointSlice controller appends a hyphen and five letters to the name of the Service. Nearly all slices are its work.
+fn named_by_slice(slice: &ServiceName) -> Option<&str> {
+    slice.name.rsplit_once('-').map(|(service, _)| service)
 }
 
 fn fold(slice: EndpointSlice, node_name: &str, generation: Generation) -> Slice {

@@ -146,6 +146,32 @@ fn a_slice_that_moves_to_another_service_changes_both() {
     assert_eq!(store.slices(&name("shop/api")).len(), 1);
 }
 
+/// Usually a slice's name begins with that of its Service. It need not, and may begin with another one's.
+#[test]
+fn a_slice_is_found_whatever_its_name_says() {
+    for slice in ["shop/web-1", "shop/api-1", "shop/s", "shop/-"] {
+        let mut store = store([web_slice("shop/api-2", "10.244.1.6").into()]);
+        let of = |service: &str| EndpointSlice { service: service.into(), ..web_slice(slice, "10.244.1.5") };
+        let has = |store: &Store, service: &str| {
+            let slices = store.slices(&name(&format!("shop/{service}")));
+            slices.iter().any(|known| name(slice).name == known.name)
+        };
+        for service in ["web", "api", "web"] {
+            store.handle(applied(of(service)));
+            assert_eq!(
+                ["web", "api"].map(|of| has(&store, of)),
+                ["web", "api"].map(|of| of == service),
+                "{slice}"
+            );
+        }
+        store.take_changed();
+        store.handle(Event::Deleted(Kind::EndpointSlice, name(slice)));
+        assert_eq!(changed(&mut store), ["shop/web"], "{slice}");
+        assert!(!has(&store, "web"), "{slice}");
+        assert_eq!(store.owners.len(), 1, "that of the other one: {slice}");
+    }
+}
+
 #[test]
 fn a_slice_that_loses_its_service_label_is_gone() {
     let mut store = store([web_slice("shop/s", "10.244.1.5").into()]);
