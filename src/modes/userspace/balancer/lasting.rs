@@ -37,8 +37,10 @@ impl Lasting {
     pub fn retain(&self, port: Option<&ServicePort>) -> Vec<Arc<Member>> {
         let stays = |member: &Member| port.is_some_and(|port| is_endpoint(member, port));
         let mut known = self.known();
-        let gone = known.extract_if(.., |_, member| !stays(member)).map(|(_, member)| member).collect();
-        gone
+        let all = std::mem::take(&mut *known).into_iter();
+        let (stay, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, member)| stays(member));
+        *known = stay;
+        gone.into_values().collect()
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Member>>> {
