@@ -21,7 +21,8 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
-use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace, handover};
+use crate::modes::userspace::handover::{self, Group};
+use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 
 /// A mode, ready to be driven.
@@ -174,7 +175,9 @@ pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<ByNftables<
         ]);
         let capture = ByNftables::new(family, door, watch, settings);
         let frontends = Arc::clone(&engine.shared.frontends);
-        Ok(Userspace::new(family, capture, delivery, frontends).in_place_of(leftovers))
+        Ok(Userspace::new(family, capture, delivery, frontends)
+            .in_turn(Arc::clone(&engine.turn))
+            .in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers, engine: Some(engine) })
 }
@@ -191,15 +194,17 @@ pub fn userspace_by_iptables(config: &Config) -> anyhow::Result<Planes<Userspace
         leftovers.extend([boxed(remains(config, family)), boxed(LeftTable::ours(family))]);
         let capture = ByIptables::new(programs, Box::new(KernelSets::open()?), settings);
         let frontends = Arc::clone(&engine.shared.frontends);
-        Ok(Userspace::new(family, capture, delivery, frontends).in_place_of(leftovers))
+        Ok(Userspace::new(family, capture, delivery, frontends)
+            .in_turn(Arc::clone(&engine.turn))
+            .in_place_of(leftovers))
     })?;
     Ok(Planes { of_families, schedulers, engine: Some(engine) })
 }
 
 fn engine(config: &Config) -> anyhow::Result<Engine> {
     let limits = assemble::userspace_limits(config, descriptors::raise_limit());
-    let (inherited, predecessor) = handover::ask().unzip();
-    let mut engine = Engine::start(limits, Arc::default(), inherited.unwrap_or_default())?;
+    let (inherited, predecessor) = handover::ask(Group::Captured).unzip();
+    let engine = Engine::start(limits, Arc::default(), inherited.unwrap_or_default())?;
     engine.prepare_handover(predecessor)?;
     Ok(engine)
 }

@@ -17,7 +17,7 @@ use crate::kernel::alarm::Ring;
 use crate::model::{Scheduler, ServicePortName, ServiceTable};
 
 pub use plan::Plan;
-pub use ports::LocalPorts;
+pub use ports::{LocalPorts, Services};
 
 use plan::Known;
 

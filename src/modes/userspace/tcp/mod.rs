@@ -5,6 +5,7 @@ mod relay;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,15 +28,10 @@ pub struct Client {
     address: SocketAddr,
 }
 
-/// Serves a listener until another process does. What there is no room for waits in the kernel's queue: a client that was accepted is one that
-/// can be served.
-pub async fn accept(
-    listener: std::net::TcpListener,
-    from: From,
-    shared: Arc<Shared>,
-    stopped: watch::Receiver<bool>,
-) {
-    // SAFETY: the listener owns its descriptor, which stays the same and open until both are dropped.
+/// Serves a listener until another process does. What there is no room for waits in the kernel's queue: a client that was
+/// accepted is one that can be served.
+pub async fn accept(listener: Arc<OwnedFd>, from: From, shared: Arc<Shared>, stopped: watch::Receiver<bool>) {
+    // SAFETY: the listener is an owner of its descriptor, which stays the same and open until it is dropped.
     let listener = match unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) } {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "Cannot accept connections"),
@@ -68,7 +64,7 @@ pub async fn accept(
     }
 }
 
-fn take(listener: &std::net::TcpListener) -> io::Result<Client> {
+fn take(listener: &OwnedFd) -> io::Result<Client> {
     let (socket, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let address = address.and_then(|address| address.try_into().ok()).ok_or(io::ErrorKind::NotConnected)?;
     Ok(Client { stream: TcpStream::from_std(socket.into())?, address })
