@@ -33,7 +33,10 @@ fn listen(rig: &Rig, at: &str) -> TcpListener {
         listener.is_some()
     };
     assert!(eventually(SOON, is_free), "{at} is in use");
-    listener.unwrap()
+    let listener = listener.unwrap();
+    // The queue of the standard library has room for 128: a test that is slow to accept would have connects time out.
+    rustix::net::listen(&listener, 4096).unwrap();
+    listener
 }
 
 /// The value of a metric, of all its series together.

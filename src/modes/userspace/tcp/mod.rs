@@ -4,12 +4,14 @@ pub mod connect;
 mod relay;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
@@ -87,9 +89,22 @@ async fn serve(
     stopped: watch::Receiver<bool>,
     _room: Option<OwnedSemaphorePermit>,
 ) {
-    match connect::connect(&client, from, &shared).await {
+    let connected = tokio::select! {
+        connected = connect::connect(&client, from, &shared) => connected,
+        () = has_gone(&client.stream) => None,
+    };
+    match connected {
         Some(connected) => carry(client.stream, connected, &shared, stopped).await,
         None => abort(&client.stream),
+    }
+}
+
+/// Whether a client reset its connection and left nothing that an endpoint could be told.
+async fn has_gone(client: &TcpStream) {
+    let _ = client.ready(Interest::ERROR).await;
+    let mut any = [MaybeUninit::uninit()];
+    if SockRef::from(client).peek(&mut any).is_ok_and(|length| length > 0) {
+        std::future::pending().await
     }
 }
 
