@@ -24,7 +24,7 @@ in_every_kernel_mode! {
             assert!(eventually(SOON, is_counted), "{}", rig.log());
         });
         let series = "ferrovia_proxied_connections_total{service=\"default/web/TCP\"}";
-        let metrics = rig.run("curl -sS http://127.0.0.1:10249/metrics");
+        let metrics = rig.metrics();
         assert!(metrics.contains(series), "{metrics}");
     }
 }

@@ -93,8 +93,7 @@ impl Rig {
         self.proxy = Some(new);
         self.wait_until_healthy();
         // It asks for the addresses again until it has them.
-        let metrics = || get(&self.lab, address("127.0.0.1:10249"), "/metrics").is_ok();
-        assert!(eventually(PATIENCE, metrics), "{}", self.log());
+        self.metrics();
     }
 
     /// The command line that is started on an API server.
@@ -118,6 +117,17 @@ impl Rig {
     /// Status and body of `/healthz`; 0 and the reason where there is no answer.
     pub fn healthz(&self) -> (u16, String) {
         healthz(&self.lab).unwrap_or_else(|error| (0, chain(error)))
+    }
+
+    /// In Prometheus' text format. The server may be busy, or begin only now.
+    pub fn metrics(&self) -> String {
+        let mut answer = None;
+        let is_answered = || {
+            answer = get(&self.lab, address("127.0.0.1:10249"), "/metrics").ok();
+            answer.is_some()
+        };
+        assert!(eventually(PATIENCE, is_answered), "{}", self.log());
+        answer.map(|(_, text)| text).unwrap_or_default()
     }
 
     /// Rules and chains, without counters and what is built in.

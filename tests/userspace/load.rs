@@ -64,6 +64,22 @@ fn descriptors(process: u32) -> BTreeSet<usize> {
     all.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
+#[test]
+fn p1_a_limit_on_connections_has_the_next_ones_wait() {
+    let flags = ["--userspace-max-connections=3".to_owned()];
+    let mut rig =
+        Rig::without_proxy(DataPlane::Userspace, &[("web.yaml", &web("", &["10.244.1.5"]))], &flags);
+    rig.start_proxy();
+    let mut served: Vec<Echo> = (0..3).map(|_| Echo::connect(&rig, "10.244.1.9", WEB)).collect();
+    let waiting = rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap();
+    assert!(eventually(SOON, || metric(&rig, "ferrovia_proxy_accept_pauses_total") > 0.0), "{}", rig.log());
+    assert_eq!(metric(&rig, "ferrovia_proxied_active"), 3.0);
+    served.iter_mut().for_each(Echo::assert_alive);
+    drop(served.pop());
+    let heard = introduction(waiting);
+    assert!(heard.starts_with("10.244.1.5:8080 "), "{heard}\n{}", rig.log());
+}
+
 /// The last descriptor goes for the client's own socket. No endpoint is at fault, and no attempt is spent.
 #[test]
 fn p1_a_client_that_was_accepted_without_a_descriptor_for_its_endpoint_waits() {

@@ -176,3 +176,36 @@ fn gauge(value: u64, labels: Vec<LabelPair>) -> Metric {
     metric.set_gauge(gauge);
     metric
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+    use crate::modes::userspace::handover::Inherited;
+    use crate::modes::userspace::served::Edit;
+    use crate::modes::userspace::tests::port;
+    use crate::modes::userspace::{Engine, Limits};
+
+    /// A Service more than have series of their own, each with endpoints.
+    #[test]
+    fn series_are_bounded_and_nothing_is_left_out_of_the_sums() {
+        let engine =
+            Engine::start_for_loopback(Limits::of_descriptors(1024), Vec::new(), Inherited::default());
+        let shared = engine.unwrap().shared;
+        let many = |number: usize| {
+            let mut port = port(1, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+            port.name.service = format!("s{number:05}").into();
+            std::sync::Arc::new(port)
+        };
+        let edit = Edit { set: (0..SERVICES + 2).map(many).collect(), ..Edit::default() };
+        shared.frontends.tell(Family::V4, &edit);
+        shared.frontends.services().iter().for_each(|service| service.meter.connections.add(1));
+        let families = Figures::new(shared).unwrap().collect();
+        let of = |name: &str| families.iter().find(|family| family.name() == name).unwrap().get_metric();
+        let connections = of("ferrovia_proxied_connections_total");
+        assert_eq!(connections.len(), SERVICES + 1);
+        let others = connections.iter().find(|metric| metric.get_label()[0].value() == OTHERS).unwrap();
+        assert_eq!(others.get_counter().get_value(), 2.0);
+        assert_eq!(of("ferrovia_proxied_endpoint_connections").len(), ENDPOINTS);
+    }
+}
