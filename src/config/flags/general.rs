@@ -113,7 +113,8 @@ pub struct Own {
     /// Networks that externalIPs may come from; others are refused (CVE-2020-8554) [default: none]
     #[arg(long = "allowed-external-ips", value_delimiter = ',', value_name = "CIDR")]
     pub allowed_external_ips: Option<Vec<String>>,
-    /// How endpoints are chosen where a Service does not say, in modes other than IPVS
+    /// How endpoints are chosen where a Service does not say, in modes other than IPVS: random, rr, sh; in the userspace mode
+    /// also wrr, lc, wlc, mh, twos [default: random; rr in the userspace mode]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// Which iptables to use: auto, legacy or nft [default: auto]

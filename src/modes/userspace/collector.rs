@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Summary,
+};
 
 use super::balancer::Service;
 use super::engine::Shared;
@@ -80,7 +82,9 @@ impl Collector for Figures {
             let metric = if is_counter { counter } else { gauge };
             family(name, help, kind, vec![metric(read(&self.shared), Vec::new())])
         });
-        let all = counters.chain([active, endpoints(named), connect_times(&services)]).chain(totals);
+        let latency = connect_times(named, others);
+        let all =
+            counters.chain([active, endpoints(named), latency, all_connect_times(&services)]).chain(totals);
         // A family without a metric is an error of the encoder.
         all.filter(|family| !family.get_metric().is_empty()).collect()
     }
@@ -119,8 +123,28 @@ fn endpoints(named: &[Arc<Service>]) -> MetricFamily {
     family("ferrovia_proxied_endpoint_connections", help, MetricType::GAUGE, metrics)
 }
 
-/// Of all Services together.
-fn connect_times(services: &[Arc<Service>]) -> MetricFamily {
+/// How long all connects of a Service took, and how many there were.
+fn connect_times(named: &[Arc<Service>], others: &[Arc<Service>]) -> MetricFamily {
+    let of = |service: &Arc<Service>| {
+        (service.meter.connect_time().as_secs_f64(), service.meter.connect_times().1)
+    };
+    let metric = |(seconds, count), name: &str| {
+        let mut summary = Summary::default();
+        summary.set_sample_sum(seconds);
+        summary.set_sample_count(count);
+        let mut metric = Metric::from_label(vec![label("service", name)]);
+        metric.set_summary(summary);
+        metric
+    };
+    let own = named.iter().map(|service| metric(of(service), &service.port.name.to_string()));
+    let rest = others.iter().map(of).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+    let metrics = own.chain(rest.map(|sum| metric(sum, OTHERS))).collect();
+    let help = "How long connects to endpoints took that succeeded";
+    family("ferrovia_proxied_connect_seconds", help, MetricType::SUMMARY, metrics)
+}
+
+/// In which time how many were there, of all Services together: buckets for each would be many.
+fn all_connect_times(services: &[Arc<Service>]) -> MetricFamily {
     let mut counts = vec![0; CONNECT_BOUNDS.len()];
     let (mut total, mut seconds) = (0, 0.0);
     for service in services {
@@ -206,6 +230,7 @@ mod tests {
         assert_eq!(connections.len(), SERVICES + 1);
         let others = connections.iter().find(|metric| metric.get_label()[0].value() == OTHERS).unwrap();
         assert_eq!(others.get_counter().get_value(), 2.0);
+        assert_eq!(of("ferrovia_proxied_connect_seconds").len(), SERVICES + 1);
         assert_eq!(of("ferrovia_proxied_endpoint_connections").len(), ENDPOINTS);
     }
 }
