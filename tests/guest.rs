@@ -71,7 +71,7 @@ fn share(mut cases: Vec<String>, guests: usize) -> Vec<Vec<String>> {
     let work = |case: &String| match &**case {
         case if case.contains("golden_cases") => 14,
         case if case.contains("reused_ports") => 14,
-        case if case.contains("twenty_thousand") => 10,
+        case if case.contains("twenty_thousand") => 5,
         _ => 1,
     };
     cases.sort_by_key(|case| std::cmp::Reverse(work(case)));

@@ -278,6 +278,9 @@ impl Engine {
         protocol: Protocol,
         port: u16,
     ) -> io::Result<Option<LoopbackListener>> {
+        if self.is_handed_over() {
+            return Ok(None);
+        }
         let runtime = self.runtimes.first().ok_or(io::ErrorKind::NotConnected)?;
         let role = Role { family, from: From::Loopback, protocol, port };
         let inherited = self.inherited().take(role);
