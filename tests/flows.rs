@@ -26,6 +26,11 @@ fn golden_cases() -> Vec<PathBuf> {
     cases
 }
 
+/// Runs the case of this name and returns what went otherwise.
+pub fn golden_problems(name: &str, plane: DataPlane) -> Vec<String> {
+    run_golden(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name), plane)
+}
+
 /// Runs one case and returns what went otherwise. That a case cannot be run at all is no reason not to run the others.
 fn run_golden(case: &Path, plane: DataPlane) -> Vec<String> {
     let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();

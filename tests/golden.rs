@@ -117,9 +117,18 @@ fn problems_are_those_that_cases_are_about() {
 /// Holds what a mode makes of each case against the case's file of that name. `UPDATE_GOLDEN=1 cargo test golden` writes
 /// the files anew, for review.
 fn assert_golden(file: &str, schedulers: &[Scheduler], render: impl Fn(&ServiceTable) -> String) {
+    assert_golden_of(cases(), file, schedulers, render);
+}
+
+fn assert_golden_of(
+    cases: Vec<PathBuf>,
+    file: &str,
+    schedulers: &[Scheduler],
+    render: impl Fn(&ServiceTable) -> String,
+) {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut wrong = Vec::new();
-    for case in cases() {
+    for case in cases {
         let tables = compile_for(schedulers, &case, &flow_table(&case)).tables;
         let text: String =
             tables.iter().map(|table| format!("# {}\n{}", table.family(), render(table))).collect();
@@ -173,5 +182,14 @@ fn the_userspace_mode_writes_what_the_golden_files_say() {
         let text = userspace::render(&userspace::Settings::default(), table);
         let is_shown = |line: &&str| ["add element ", "# serve "].iter().any(|start| line.starts_with(start));
         text.lines().filter(is_shown).map(|line| format!("{line}\n")).collect()
+    });
+}
+
+/// All that is written where iptables and sets capture: what is in the sets is as in `userspace.txt`, so that one case is enough.
+#[test]
+fn the_capture_by_iptables_writes_what_the_golden_file_says() {
+    let cases = cases().into_iter().filter(|case| case.ends_with("source-ranges")).collect();
+    assert_golden_of(cases, "userspace-by-iptables.txt", &[Scheduler::RoundRobin], |table| {
+        userspace::render_for_iptables(&userspace::Settings::default(), table)
     });
 }

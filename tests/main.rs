@@ -13,6 +13,7 @@ mod golden;
 mod guest;
 mod iptables;
 mod ipvs;
+mod localhost;
 mod manifests;
 mod nftables;
 mod podnet;

@@ -275,3 +275,14 @@ fn the_examples_have_no_problem() {
     applied.sort();
     assert_eq!(applied, ["demo/cart", "demo/closed", "demo/names", "demo/web"]);
 }
+
+/// As the proxy does: what it would not start with is no plan.
+#[test]
+fn a_plan_with_a_scheduler_that_the_mode_lacks_is_refused() {
+    let mut command = std::process::Command::new(crate::common::rig::PROGRAM);
+    command.args(["plan", "--manifests", "manifests/examples", "--node", "here", "--mode", "userspace"]);
+    let output = command.args(["--scheduler", "sed"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let reason = "--scheduler=sed: the userspace mode does not have it; modes that do: ipvs";
+    assert!(!output.status.success() && said.contains(reason), "{said}");
+}

@@ -79,7 +79,18 @@ pub fn userspace_limits(config: &Config, descriptors: u64) -> Limits {
         config::SourceAddress::Replaced => Source::ThisNode,
         config::SourceAddress::PreservedOnThisNode => Source::ClientWhereAnswersComeBack,
     };
-    Limits { source, drain: config.userspace.drain_timeout, ..Limits::of_descriptors(descriptors) }
+    let possible = Limits::of_descriptors(descriptors);
+    let wanted = &config.userspace.limits;
+    let least =
+        |possible: usize, wanted: Option<usize>| wanted.map_or(possible, |wanted| wanted.min(possible));
+    Limits {
+        source,
+        drain: config.userspace.drain_timeout,
+        connections: least(possible.connections, wanted.connections),
+        pipes: least(possible.pipes, wanted.pipes),
+        udp_flows: least(possible.udp_flows, wanted.udp_flows),
+        ..possible
+    }
 }
 
 /// What node a plan is for.

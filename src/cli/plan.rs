@@ -8,7 +8,7 @@ use clap::Args;
 use crate::config::{self, CaptureBy, Config, Flags, ModeName, Source};
 use crate::kernel::iptables::Programs;
 use crate::kernel::nftables::KernelNftables;
-use crate::model::{Scheduler, ServiceTable};
+use crate::model::ServiceTable;
 use crate::modes::Mode;
 use crate::modes::iptables::{self, Iptables};
 use crate::modes::ipvs::{self, Ipvs};
@@ -42,19 +42,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match config.mode {
         ModeName::Iptables => {
             let settings = assemble::iptables_settings(&config, None);
-            print::<Iptables<Programs>>(&config, config.scheduler, |table| {
-                iptables::render(&settings, table)
-            })?;
+            let schedulers = Schedulers::of_mode::<Iptables<Programs>>(&config)?;
+            print(&config, schedulers, |table| iptables::render(&settings, table))?;
         }
         ModeName::Ipvs => {
             let settings = assemble::ipvs_settings(&config, None);
-            print::<Ipvs<Programs>>(&config, config.ipvs.scheduler, |table| ipvs::render(&settings, table))?;
+            // Nothing is known of the kernel that it is for.
+            let schedulers = Schedulers::all(Ipvs::<Programs>::SCHEDULERS, config.ipvs.scheduler);
+            print(&config, schedulers, |table| ipvs::render(&settings, table))?;
         }
         ModeName::Nftables => {
             let settings = assemble::nftables_settings(&config, assemble::Node::Any);
-            print::<Nftables<KernelNftables>>(&config, config.scheduler, |table| {
-                nftables::render(&settings, table)
-            })?;
+            let schedulers = Schedulers::of_mode::<Nftables<KernelNftables>>(&config)?;
+            print(&config, schedulers, |table| nftables::render(&settings, table))?;
         }
         ModeName::Userspace => {
             let settings = assemble::userspace_settings(&config, Listeners::default());
@@ -62,20 +62,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 CaptureBy::Iptables => userspace::render_for_iptables,
                 CaptureBy::Auto | CaptureBy::Nftables => userspace::render,
             };
-            print::<Userspace<ByNftables<KernelNftables>>>(&config, config.scheduler, |table| {
-                render(&settings, table)
-            })?;
+            let schedulers = Schedulers::of_mode::<Userspace<ByNftables<KernelNftables>>>(&config)?;
+            print(&config, schedulers, |table| render(&settings, table))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print<M: Mode>(
+fn print(
     config: &Config,
-    scheduler: Option<Scheduler>,
+    schedulers: Schedulers,
     render: impl Fn(&ServiceTable) -> String,
 ) -> anyhow::Result<()> {
-    for table in compile(config, Schedulers::all(M::SCHEDULERS, scheduler))? {
+    for table in compile(config, schedulers)? {
         println!("# {}: {} ServicePorts", table.family(), table.ports().len());
         print!("{}", render(&table));
     }

@@ -192,6 +192,12 @@ pub struct FerroviaConfiguration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userspace_drain_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace_max_connections: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace_max_pipes: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace_max_udp_flows: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_network: Option<String>,
     #[serde(rename = "nonMasqueradeCIDRs", skip_serializing_if = "Option::is_none")]
     pub non_masquerade_cidrs: Option<Vec<String>>,

@@ -144,6 +144,15 @@ pub struct Userspace {
     pub capture: CaptureBy,
     /// How long a removed endpoint may keep its connections; `None` is as long as they like.
     pub drain_timeout: Option<Duration>,
+    pub limits: UserspaceLimits,
+}
+
+/// What the userspace mode takes at the most; `None` is what its file descriptors allow for, which nothing exceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserspaceLimits {
+    pub connections: Option<usize>,
+    pub pipes: Option<usize>,
+    pub udp_flows: Option<usize>,
 }
 
 /// Whose address endpoints see.

@@ -248,7 +248,22 @@ impl Overlay {
             &flags.userspace_drain_timeout,
             &mut own.userspace_drain_timeout,
         );
+        self.userspace_limits(flags, own);
         self.pod_network(&flags.pod_network, own);
+    }
+
+    fn userspace_limits(&mut self, flags: &Own, own: &mut FerroviaConfiguration) {
+        self.number(
+            "userspace-max-connections",
+            &flags.userspace_max_connections,
+            &mut own.userspace_max_connections,
+        );
+        self.number("userspace-max-pipes", &flags.userspace_max_pipes, &mut own.userspace_max_pipes);
+        self.number(
+            "userspace-max-udp-flows",
+            &flags.userspace_max_udp_flows,
+            &mut own.userspace_max_udp_flows,
+        );
     }
 
     fn pod_network(&mut self, flags: &PodNetwork, own: &mut FerroviaConfiguration) {

@@ -16,7 +16,7 @@ use super::problem::Problems;
 use super::{
     Action, AllowedExternalIps, CaptureBy, Config, DetectLocal, IptablesFlavour, LogFormat, Logging,
     Masquerade, ModeName, NodePortSetting, OnBindFailure, Periods, Serving, Source, SourceAddress, Userspace,
-    Written,
+    UserspaceLimits, Written,
 };
 use crate::kernel::sysctl::Conntrack;
 use crate::model::{Family, Scheduler};
@@ -61,6 +61,7 @@ pub(super) fn validate(
             },
             capture: userspace_capture(&mut checks, &own),
             drain_timeout: checks.timeout("userspaceDrainTimeout", &own.userspace_drain_timeout),
+            limits: userspace_limits(&mut checks, &own),
         },
         pod_network: pod_network::pod_network(&mut checks, &own),
         detect_local: detect_local(&mut checks, &file),
@@ -161,6 +162,17 @@ fn iptables_flavour(checks: &mut Checks, own: &FerroviaConfiguration) -> Iptable
             checks.refuse("iptablesFlavour", &own.iptables_flavour, "must be auto, legacy or nft");
             IptablesFlavour::Auto
         }
+    }
+}
+
+fn userspace_limits(checks: &mut Checks, own: &FerroviaConfiguration) -> UserspaceLimits {
+    let mut limit = |field, typed: Option<i32>, least| {
+        typed.map(|_| checks.in_range(field, typed, least..=i32::MAX).unsigned_abs() as usize)
+    };
+    UserspaceLimits {
+        connections: limit("userspaceMaxConnections", own.userspace_max_connections, 1),
+        pipes: limit("userspaceMaxPipes", own.userspace_max_pipes, 0),
+        udp_flows: limit("userspaceMaxUdpFlows", own.userspace_max_udp_flows, 1),
     }
 }
 

@@ -2,8 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use ferrovia::lab::Observed;
+use ferrovia::model::Protocol;
 use rustix::net::sockopt;
 
 use super::rig::{PATIENCE, Rig, address, ip};
@@ -99,6 +105,52 @@ impl Echo {
     }
 }
 
+/// Connections that have to succeed in [`while_clients_connect`].
+const ENOUGH: usize = 100;
+
+/// Does something again and again, at least so often, while clients connect: each of them has to be answered.
+pub fn while_clients_connect(
+    rig: &mut Rig,
+    clients: &[(&str, &str)],
+    at_least: usize,
+    mut step: impl FnMut(&mut Rig),
+) {
+    let (stop, failures, count) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
+    let lab = Arc::clone(&rig.lab);
+    thread::scope(|scope| {
+        for &(from, to) in clients {
+            let (stop, failures, count, lab) = (&stop, &failures, &count, &lab);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let seen = lab.probe(ip(from), Protocol::Tcp, address(to), PATIENCE);
+                    if !matches!(seen, Ok(Observed::Answered { .. })) {
+                        failures.lock().unwrap().push(format!("{from} {to}: {seen:?}"));
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    // One processor has to be enough for the program too, and there are only so many ports.
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+        let deadline = Instant::now() + PATIENCE;
+        // On a busy machine few clients get through: then it is done more often, so that as much is shown.
+        let is_enough = |steps| steps >= at_least && count.load(Ordering::Relaxed) > ENOUGH;
+        let all = catch_unwind(AssertUnwindSafe(|| {
+            let mut steps = 0;
+            while !is_enough(steps) && (steps < at_least || Instant::now() < deadline) {
+                step(rig);
+                steps += 1;
+            }
+        }));
+        // The clients have to hear of the end, also where a step fails.
+        stop.store(true, Ordering::Relaxed);
+        all.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+    assert_eq!(failures.into_inner().unwrap(), [] as [String; 0], "{}", rig.log());
+    let count = count.into_inner();
+    assert!(count > ENOUGH, "only {count} connections: that proves nothing");
+}
+
 /// Sends TCP segments of a connection's server to its client with sequence numbers all over the place, of which at most
 /// one is where it may be.
 pub fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
@@ -108,7 +160,7 @@ pub fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
     let server = address(server);
     let send = || {
         let socket =
-            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::empty(), Some(ipproto::TCP));
+            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::TCP));
         let socket = socket.expect("this test needs root: a raw socket");
         bind(&socket, &SocketAddr::new(server.ip(), 0)).unwrap();
         for sequence in [0u32, 1 << 30, 1 << 31] {

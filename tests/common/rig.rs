@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrovia::lab::proxy::{LAB_FLAGS, Proxy, healthz, remove_manifest, write_manifest};
+use ferrovia::lab::proxy::{LAB_FLAGS, Proxy, get, healthz, remove_manifest, write_manifest};
 use ferrovia::lab::runner::{self, Spread};
 use ferrovia::lab::{Lab, LabError, Observed, flows};
 use ferrovia::model::Protocol;
@@ -77,6 +77,25 @@ impl Rig {
         self.start_proxy();
     }
 
+    /// Starts a proxy that forwards in this way beside the one that runs, has it take over, and ends the other one.
+    pub fn hand_over_to(&mut self, plane: DataPlane) {
+        let from_userspace = self.plane.is_userspace();
+        self.plane = plane;
+        let new = Proxy::spawn(self.command()).unwrap_or_else(|error| panic!("{}", chain(error)));
+        // The sockets of the userspace mode, and those of NodePorts on loopback.
+        let handovers = if from_userspace && plane.is_userspace() { 2 } else { 1 };
+        let is_relieved =
+            || self.log().matches("Another process takes the place of this one").count() == handovers;
+        assert!(eventually(PATIENCE, is_relieved), "{}\n{}", self.log(), new.log());
+        self.run(&format!("kill -TERM {}", self.process()));
+        let old = self.proxy.as_mut().expect("it was started");
+        assert!(eventually(PATIENCE, || !old.is_running()), "{}", old.log());
+        self.proxy = Some(new);
+        self.wait_until_healthy();
+        // It asks for the addresses again until it has them.
+        self.metrics();
+    }
+
     /// The command line that is started on an API server.
     pub fn command_for(&self, kubeconfig: &Path) -> Command {
         let mut command = self.lab.here().command(PROGRAM).unwrap();
@@ -98,6 +117,17 @@ impl Rig {
     /// Status and body of `/healthz`; 0 and the reason where there is no answer.
     pub fn healthz(&self) -> (u16, String) {
         healthz(&self.lab).unwrap_or_else(|error| (0, chain(error)))
+    }
+
+    /// In Prometheus' text format. The server may be busy, or begin only now.
+    pub fn metrics(&self) -> String {
+        let mut answer = None;
+        let is_answered = || {
+            answer = get(&self.lab, address("127.0.0.1:10249"), "/metrics").ok();
+            answer.is_some()
+        };
+        assert!(eventually(PATIENCE, is_answered), "{}", self.log());
+        answer.map(|(_, text)| text).unwrap_or_default()
     }
 
     /// Rules and chains, without counters and what is built in.

@@ -66,6 +66,46 @@ fn p3_resets_travel_both_ways_also_through_half_closed_connections() {
     }
 }
 
+/// envoyproxy/envoy#45190: an answer, then a reset, as of a server that closes before it has read everything.
+#[test]
+fn p3_what_came_before_a_reset_is_passed_on() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    for number in 0..200 {
+        let (mut client, mut server) = pair(&rig, &listener);
+        client.write_all(b"?").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        let (mut resetting, mut other) = if number % 2 == 0 { (client, server) } else { (server, client) };
+        // Less than goes without being acknowledged.
+        resetting.write_all(&[7; 8000]).unwrap();
+        sockopt::set_socket_linger(&resetting, Some(Duration::ZERO)).unwrap();
+        drop(resetting);
+        let mut heard = Vec::new();
+        let end = other.read_to_end(&mut heard).expect_err("a reset, after all that was said");
+        assert_eq!((heard.len(), end.kind()), (8000, ErrorKind::ConnectionReset), "{number}\n{}", rig.log());
+    }
+}
+
+/// Nobody is looked for any more, and no endpoint is to blame.
+#[test]
+fn a_client_that_resets_before_an_endpoint_was_found_is_let_go() {
+    let silent = ["10.244.2.77", "10.244.2.78", "10.244.2.79", "10.244.2.80"];
+    let rig = start(&[("web.yaml", &web("", &silent))]);
+    let figure = |name| super::metric(&rig, name);
+    let is_let_go = || {
+        let [begun, refused] =
+            ["ferrovia_proxied_connections_total", "ferrovia_proxied_refused_total"].map(figure);
+        let client = rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap();
+        assert!(eventually(SOON, || figure("ferrovia_proxied_connections_total") > begun));
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert!(eventually(SOON, || figure("ferrovia_proxied_active") == 0.0), "{}", rig.log());
+        figure("ferrovia_proxied_refused_total") == refused
+    };
+    // A machine that is busy may take the 4 s after which it is refused.
+    assert!(eventually(PATIENCE, is_let_go), "{}", rig.log());
+}
+
 /// A server that has much to say to a client that does not listen has to wait, and nothing is lost.
 #[test]
 fn p3_a_slow_reader_slows_its_server_and_fills_no_memory() {

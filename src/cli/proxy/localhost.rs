@@ -2,28 +2,46 @@
 
 use std::sync::Arc;
 
+use crate::cli::assemble;
 use crate::config::Config;
 use crate::kernel::descriptors;
-use crate::model::ServiceTable;
+use crate::model::{Family, ServiceTable};
 use crate::modes::Mode;
-use crate::modes::localhost::{LocalPorts, WithLocalhost};
-use crate::modes::userspace::{Engine, EngineError, Limits};
+use crate::modes::localhost::{LocalPorts, Services, WithLocalhost};
+use crate::modes::userspace::handover::{self, Group};
+use crate::modes::userspace::{Engine, EngineError};
 
-/// Adds them to each family's mode, if the operator wants them. They have a thread of their own.
-pub fn add<M: Mode>(
+/// Starts what listens for them, if the operator wants them: a thread of their own. `of_mode` is the userspace mode's.
+pub fn start(
     config: &Config,
-    of_families: Vec<(ServiceTable, M)>,
-) -> Result<Vec<(ServiceTable, WithLocalhost<M>)>, EngineError> {
-    let engine = match config.localhost_node_ports {
-        true => {
-            let limits = Limits::of_descriptors(descriptors::raise_limit());
-            Some(Arc::new(Engine::start_for_loopback(limits)?))
+    families: Vec<Family>,
+    of_mode: Option<&Engine>,
+) -> Result<Option<Arc<Engine>>, EngineError> {
+    if !config.localhost_node_ports {
+        return Ok(None);
+    }
+    let (inherited, predecessor) = handover::ask(Group::Loopback).unzip();
+    let inherited = inherited.unwrap_or_default();
+    let engine = match of_mode {
+        Some(of_mode) => of_mode.start_loopback_beside(inherited)?,
+        None => {
+            let limits = assemble::userspace_limits(config, descriptors::raise_limit());
+            Engine::start_for_loopback(limits, families, inherited)?
         }
-        false => None,
     };
+    engine.prepare_handover(predecessor)?;
+    Ok(Some(Arc::new(engine)))
+}
+
+/// Adds them to each family's mode.
+pub fn add<M: Mode>(
+    of_families: Vec<(ServiceTable, M)>,
+    engine: Option<&Arc<Engine>>,
+    services: Services,
+) -> Vec<(ServiceTable, WithLocalhost<M>)> {
     let with_ports = |(table, mode): (ServiceTable, M)| {
-        let ports = engine.as_ref().map(|engine| LocalPorts::new(table.family(), Arc::clone(engine)));
+        let ports = engine.map(|engine| LocalPorts::new(table.family(), Arc::clone(engine), services));
         (table, WithLocalhost::new(mode, ports))
     };
-    Ok(of_families.into_iter().map(with_ports).collect())
+    of_families.into_iter().map(with_ports).collect()
 }

@@ -26,6 +26,7 @@ use crate::kernel::ipvs::KernelIpvs;
 use crate::kernel::{links, sysctl};
 use crate::metrics::Metrics;
 use crate::modes::Mode;
+use crate::modes::localhost::Services;
 use crate::modes::userspace::{DRAIN_TIMEOUT, Figures};
 use crate::podnet::conflist;
 use crate::sync::compile::Compiler;
@@ -119,13 +120,16 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
         mode.alert(Box::new(ring)).context("cannot wait for changes of others")?;
     }
     let metrics = Metrics::new(Instant::now()).context("cannot set up metrics")?;
-    if let Some(engine) = &engine {
-        metrics.add(Box::new(Figures::new(Arc::clone(&engine.shared))?))?;
+    let families: Vec<_> = of_families.iter().map(|(table, _)| table.family()).collect();
+    let loopback = localhost::start(config, families, engine.as_ref())?;
+    let services = if engine.is_some() { Services::OfMode } else { Services::Own };
+    if let Some(counting) = engine.as_ref().or(loopback.as_deref()) {
+        metrics.add(Box::new(Figures::new(Arc::clone(&counting.shared))?))?;
     }
     let health = Arc::new(Health::new(config.periods.sync));
     watch_addresses(inputs.clone())?;
     let bounds = Bounds { min: config.periods.min_sync, max: config.periods.sync };
-    let of_families: Vec<_> = localhost::add(config, of_families)?
+    let of_families: Vec<_> = localhost::add(of_families, loopback.as_ref(), services)
         .into_iter()
         .map(|(table, mode)| (table, Plane::new(mode, bounds, config.periods.audit, Instant::now())))
         .collect();
@@ -165,8 +169,11 @@ fn drive<M: Mode>(config: &Config, planes: Planes<M>) -> anyhow::Result<()> {
     let conntrack = KernelConntrack::open().context("cannot reach the connection tracking table")?;
     Sync::new(store, Compiler::new(settings), of_families, Box::new(conntrack), reporter).run(&received);
     tracing::info!("Stopping; what was written stays in force");
-    if let Some(engine) = engine {
-        engine.drain(DRAIN_TIMEOUT);
+    match (engine, loopback) {
+        (Some(engine), _) => engine.drain(DRAIN_TIMEOUT),
+        // Where no other process is there, the next one starts once this one has ended, and the kernel's rules wait for it.
+        (None, Some(loopback)) if loopback.is_handed_over() => loopback.drain(DRAIN_TIMEOUT),
+        (None, _) => {}
     }
     Ok(())
 }

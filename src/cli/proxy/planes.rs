@@ -21,7 +21,8 @@ use crate::model::{Family, Scheduler, ServiceTable};
 use crate::modes::iptables::Iptables;
 use crate::modes::ipvs::{DeviceUse, Doors, Ipvs, KubeProxy, LONGEST_DEPARTURE, Remains, VirtualAddressing};
 use crate::modes::nftables::{self, Counting, LeftTable, Nftables};
-use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace, handover};
+use crate::modes::userspace::handover::{self, Group, Predecessor};
+use crate::modes::userspace::{ByIptables, ByNftables, Engine, LeftDelivery, LeftRules, Userspace};
 use crate::modes::{Leftovers, Mode, OtherFlavour};
 
 /// A mode, ready to be driven.
@@ -51,7 +52,7 @@ impl Schedulers {
 
     /// Of a mode that brings its own. `--scheduler` must be among them; a Service that asks for another one gets the
     /// default and an Event.
-    fn of_mode<M: Mode>(config: &Config) -> anyhow::Result<Self> {
+    pub fn of_mode<M: Mode>(config: &Config) -> anyhow::Result<Self> {
         match config.scheduler {
             Some(wanted) if !M::SCHEDULERS.contains(&wanted) => bail!(
                 "--scheduler={wanted}: the {} mode does not have it; modes that do: {}",
@@ -159,7 +160,7 @@ pub fn nftables(config: &Config) -> anyhow::Result<Planes<Nftables<KernelNftable
 pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<ByNftables<KernelNftables>>>> {
     let schedulers = Schedulers::of_mode::<Userspace<ByNftables<KernelNftables>>>(config)?;
     tracing::info!(mode = config.mode.name(), node = config.node_name, "Starting");
-    let engine = engine(config)?;
+    let (engine, predecessor) = engine(config)?;
     let settings = assemble::userspace_settings(config, engine.listeners);
     let of_families = planes(config, |family| {
         let delivery = delivery(&engine, family, settings.mark)?;
@@ -174,15 +175,18 @@ pub fn userspace(config: &Config) -> anyhow::Result<Planes<Userspace<ByNftables<
         ]);
         let capture = ByNftables::new(family, door, watch, settings);
         let frontends = Arc::clone(&engine.shared.frontends);
-        Ok(Userspace::new(family, capture, delivery, frontends).in_place_of(leftovers))
+        Ok(Userspace::new(family, capture, delivery, frontends)
+            .in_turn(Arc::clone(&engine.turn))
+            .in_place_of(leftovers))
     })?;
+    let engine = in_turn(engine, predecessor, &of_families)?;
     Ok(Planes { of_families, schedulers, engine: Some(engine) })
 }
 
 /// The same, given by iptables and sets.
 pub fn userspace_by_iptables(config: &Config) -> anyhow::Result<Planes<Userspace<ByIptables<Programs>>>> {
     let schedulers = Schedulers::of_mode::<Userspace<ByIptables<Programs>>>(config)?;
-    let engine = engine(config)?;
+    let (engine, predecessor) = engine(config)?;
     let settings = assemble::userspace_settings(config, engine.listeners);
     let of_families = for_each_family(config, |programs| {
         let (family, flavour) = (programs.family(), programs.flavour());
@@ -191,15 +195,27 @@ pub fn userspace_by_iptables(config: &Config) -> anyhow::Result<Planes<Userspace
         leftovers.extend([boxed(remains(config, family)), boxed(LeftTable::ours(family))]);
         let capture = ByIptables::new(programs, Box::new(KernelSets::open()?), settings);
         let frontends = Arc::clone(&engine.shared.frontends);
-        Ok(Userspace::new(family, capture, delivery, frontends).in_place_of(leftovers))
+        Ok(Userspace::new(family, capture, delivery, frontends)
+            .in_turn(Arc::clone(&engine.turn))
+            .in_place_of(leftovers))
     })?;
+    let engine = in_turn(engine, predecessor, &of_families)?;
     Ok(Planes { of_families, schedulers, engine: Some(engine) })
 }
 
-fn engine(config: &Config) -> anyhow::Result<Engine> {
+fn engine(config: &Config) -> anyhow::Result<(Engine, Option<Predecessor>)> {
     let limits = assemble::userspace_limits(config, descriptors::raise_limit());
-    let (inherited, predecessor) = handover::ask().unzip();
-    let mut engine = Engine::start(limits, Arc::default(), inherited.unwrap_or_default())?;
+    let (inherited, predecessor) = handover::ask(Group::Captured).unzip();
+    Ok((Engine::start(limits, Arc::default(), inherited.unwrap_or_default())?, predecessor))
+}
+
+/// The predecessor is relieved once all Services of the families that work here are known.
+fn in_turn<M>(
+    mut engine: Engine,
+    predecessor: Option<Predecessor>,
+    of_families: &[(ServiceTable, M)],
+) -> anyhow::Result<Engine> {
+    engine.families = of_families.iter().map(|(table, _)| table.family()).collect();
     engine.prepare_handover(predecessor)?;
     Ok(engine)
 }

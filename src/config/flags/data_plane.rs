@@ -6,7 +6,8 @@ use clap::Args;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Data plane")]
 pub struct DataPlane {
-    /// How Services become traffic [default: iptables]
+    /// How Services become traffic: iptables, ipvs, nftables or userspace [default: nftables where the kernel has all that it
+    /// needs, else iptables]
     #[arg(long, value_name = "MODE")]
     pub proxy_mode: Option<String>,
     /// Give all traffic to ClusterIPs this node's source address

@@ -113,7 +113,8 @@ pub struct Own {
     /// Networks that externalIPs may come from; others are refused (CVE-2020-8554) [default: none]
     #[arg(long = "allowed-external-ips", value_delimiter = ',', value_name = "CIDR")]
     pub allowed_external_ips: Option<Vec<String>>,
-    /// How endpoints are chosen where a Service does not say, in modes other than IPVS
+    /// How endpoints are chosen where a Service does not say, in modes other than IPVS: random, rr, sh; in the userspace mode
+    /// also wrr, lc, wlc, mh, twos [default: random; rr in the userspace mode]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// Which iptables to use: auto, legacy or nft [default: auto]
@@ -146,6 +147,17 @@ pub struct Own {
     /// How long a removed endpoint may keep its connections in the userspace mode; 0 has no bound [default: 0s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub userspace_drain_timeout: Option<String>,
+    /// How many connections the userspace mode carries at once; more wait until others end [default: what the limit of file
+    /// descriptors allows for]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub userspace_max_connections: Option<String>,
+    /// How many pipes carry what moves much in the userspace mode, of 256 KiB each [default: likewise, 4096 at the most]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub userspace_max_pipes: Option<String>,
+    /// How many UDP clients the userspace mode remembers; the one that was silent longest goes for a new one [default:
+    /// likewise, 32768 at the most]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub userspace_max_udp_flows: Option<String>,
     #[command(flatten)]
     pub pod_network: PodNetwork,
 }

@@ -113,7 +113,7 @@ fn every_flag_has_its_effect() {
 }
 
 /// A flag or field with an impossible value, and what must be said about it.
-const REFUSED: [(&str, &str); 45] = [
+const REFUSED: [(&str, &str); 48] = [
     ("--iptables-masquerade-bit=32", FROM_TO),
     ("--iptables-masquerade-bit=-1", FROM_TO),
     ("--iptables-masquerade-bit=many", "must be a number"),
@@ -137,6 +137,9 @@ const REFUSED: [(&str, &str); 45] = [
     ("--ipvs-scheduler-flags=mh-port", "scheduler rr does not have mh-port, which is a flag of mh"),
     ("--ipvs-virtual-addresses=tunnel", "must be routes or device"),
     ("--ipvs-drain-timeout=-1s", "negative"),
+    ("--userspace-max-connections=0", FROM_TO),
+    ("--userspace-max-pipes=-1", FROM_TO),
+    ("--userspace-max-udp-flows=some", "must be a number"),
     ("--ipvs-exclude-cidrs=10.0.0.0", "must be a network"),
     ("--bind-address=here", "must be an IP address"),
     ("--healthz-bind-address=localhost:10256", "must be an address and port"),
@@ -330,7 +333,8 @@ fn what_is_written_reads_back() {
          --ipvs-sync-period=1m --ipvs-min-sync-period=2s --masquerade-all",
         "--ipvs-scheduler=mh --ipvs-scheduler-flags=",
         "--proxy-mode=userspace --scheduler=lc --preserve-source --userspace-capture=iptables \
-         --userspace-drain-timeout=3m",
+         --userspace-drain-timeout=3m --userspace-max-connections=500 --userspace-max-pipes=0 \
+         --userspace-max-udp-flows=9",
         "--oom-score-adj=0 --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0",
     ] {
         let config = from_flags(line).unwrap();

@@ -13,7 +13,7 @@ use crate::config::overlay::Overlay;
 use crate::config::problem::{Problem, Problems, Setting};
 
 /// Fields of the documents that have a flag.
-const FLAGS: [(&str, &str); 51] = [
+const FLAGS: [(&str, &str); 54] = [
     ("allowedExternalIPs", "allowed-external-ips"),
     ("auditPeriod", "audit-period"),
     ("bindAddress", "bind-address"),
@@ -65,6 +65,9 @@ const FLAGS: [(&str, &str); 51] = [
     ("serviceCounters", "service-counters"),
     ("userspaceCapture", "userspace-capture"),
     ("userspaceDrainTimeout", "userspace-drain-timeout"),
+    ("userspaceMaxConnections", "userspace-max-connections"),
+    ("userspaceMaxPipes", "userspace-max-pipes"),
+    ("userspaceMaxUdpFlows", "userspace-max-udp-flows"),
 ];
 
 pub(super) struct Checks {
@@ -251,6 +254,9 @@ mod tests {
             service_counters: Some(true),
             userspace_capture: text(),
             userspace_drain_timeout: text(),
+            userspace_max_connections: Some(1),
+            userspace_max_pipes: Some(1),
+            userspace_max_udp_flows: Some(1),
             pod_network: text(),
             non_masquerade_cidrs: Some(vec![]),
             cni_conf_dir: text(),

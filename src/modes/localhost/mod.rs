@@ -18,7 +18,7 @@ use crate::model::{Scheduler, ServicePortName, ServiceTable};
 use crate::modes::userspace::served::Edit;
 
 pub use plan::Plan;
-pub use ports::LocalPorts;
+pub use ports::{LocalPorts, Services};
 
 use plan::Known;
 

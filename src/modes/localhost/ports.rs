@@ -4,41 +4,45 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use tokio::task::AbortHandle;
-
 use crate::model::{Family, Frontend, Protocol, ServicePort, ServicePortName};
-use crate::modes::userspace::Engine;
 use crate::modes::userspace::served::Edit;
+use crate::modes::userspace::{Engine, LoopbackListener};
 
 /// Of one family, in the network namespace of the process.
 #[derive(Debug)]
 pub struct LocalPorts {
     family: Family,
     engine: Arc<Engine>,
+    services: Services,
     open: BTreeMap<(Protocol, u16), Open>,
+}
+
+/// Who tells the engine of Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Services {
+    /// The mode does, which serves them all.
+    OfMode,
+    /// Nobody else does.
+    Own,
 }
 
 #[derive(Debug)]
 struct Open {
     owner: ServicePortName,
     /// `None` where somebody else has the port.
-    listener: Option<AbortHandle>,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.listener.iter().for_each(AbortHandle::abort);
-    }
+    listener: Option<LoopbackListener>,
 }
 
 impl LocalPorts {
-    pub fn new(family: Family, engine: Arc<Engine>) -> Self {
-        LocalPorts { family, engine, open: BTreeMap::new() }
+    pub fn new(family: Family, engine: Arc<Engine>, services: Services) -> Self {
+        LocalPorts { family, engine, services, open: BTreeMap::new() }
     }
 
     /// Connections that are there go on.
     pub fn change(&mut self, edit: &Edit) {
-        self.engine.shared.frontends.tell(self.family, edit);
+        if self.services == Services::Own {
+            self.engine.shared.frontends.tell(self.family, edit);
+        }
         for port in &edit.set {
             let wanted: Vec<_> = node_ports(port).collect();
             self.open.retain(|key, open| open.owner != port.name || wanted.contains(key));
@@ -47,7 +51,10 @@ impl LocalPorts {
         for name in &edit.removed {
             self.open.retain(|_, open| open.owner != *name);
         }
-        self.engine.shared.frontends.forget(self.family, &edit.removed);
+        if self.services == Services::Own {
+            self.engine.shared.frontends.forget(self.family, &edit.removed);
+        }
+        self.engine.open_loopback(self.family);
     }
 
     fn listen(&mut self, key: (Protocol, u16), owner: &ServicePortName) {
@@ -61,7 +68,7 @@ impl LocalPorts {
             let (protocol, port) = key;
             tracing::warn!(%owner, family = %self.family, %protocol, port, %error, "Cannot listen for a NodePort on loopback");
         };
-        let listener = listener.map_err(report).ok();
+        let listener = listener.map_err(report).ok().flatten();
         self.open.insert(key, Open { owner: owner.clone(), listener });
     }
 }

@@ -2,11 +2,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::plan::Known;
-use super::{LocalPorts, WithLocalhost};
+use super::{LocalPorts, Services, WithLocalhost};
 use crate::model::{
     Endpoint, Family, Frontend, Locality, NodePolicy, NodePortAddresses, Protocol, Scheduler, ServicePort,
     ServicePortName, ServiceTable, TrafficPolicy, Verdict,
 };
+use crate::modes::userspace::handover::Inherited;
 use crate::modes::userspace::{Engine, Limits};
 use crate::modes::{Drift, Mode, Tracking};
 
@@ -133,9 +134,10 @@ impl Mode for Loading {
 /// 50,000 Services go in 137 parts.
 #[test]
 fn a_load_in_parts_looks_for_node_ports_once() {
-    let engine = Arc::new(Engine::start_for_loopback(Limits::of_descriptors(1024)).unwrap());
+    let engine = Engine::start_for_loopback(Limits::of_descriptors(1024), Vec::new(), Inherited::default());
+    let engine = Arc::new(engine.unwrap());
     let planned = |is_halfway| {
-        let ports = LocalPorts::new(Family::V4, Arc::clone(&engine));
+        let ports = LocalPorts::new(Family::V4, Arc::clone(&engine), Services::Own);
         let mode = WithLocalhost::new(Loading { is_halfway }, Some(ports));
         mode.plan(&table(), Instant::now()).local.set.len()
     };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Summary,
+};
 
 use super::balancer::Service;
 use super::engine::Shared;
@@ -81,7 +83,9 @@ impl Collector for Figures {
             let metric = if is_counter { counter } else { gauge };
             family(name, help, kind, vec![metric(read(&self.shared), Vec::new())])
         });
-        let all = counters.chain([active, endpoints(named), connect_times(&services)]).chain(totals);
+        let latency = connect_times(named, others);
+        let all =
+            counters.chain([active, endpoints(named), latency, all_connect_times(&services)]).chain(totals);
         // A family without a metric is an error of the encoder.
         all.filter(|family| !family.get_metric().is_empty()).collect()
     }
@@ -118,8 +122,29 @@ fn endpoints(named: &[Arc<Service>]) -> MetricFamily {
     family("ferrovia_proxied_endpoint_connections", help, MetricType::GAUGE, metrics)
 }
 
-/// Of all Services together.
-fn connect_times(services: &[Arc<Service>]) -> MetricFamily {
+/// How long all connects of a Service took, and how many there were.
+fn connect_times(named: &[Arc<Service>], others: &[Arc<Service>]) -> MetricFamily {
+    let of = |service: &Arc<Service>| {
+        let of = service.counted()?;
+        Some((of.connect_time().as_secs_f64(), of.connect_times().1))
+    };
+    let metric = |(seconds, count), name: &str| {
+        let mut summary = Summary::default();
+        summary.set_sample_sum(seconds);
+        summary.set_sample_count(count);
+        let mut metric = Metric::from_label(vec![label("service", name)]);
+        metric.set_summary(summary);
+        metric
+    };
+    let own = named.iter().filter_map(|service| Some(metric(of(service)?, &service.port.name.to_string())));
+    let rest = others.iter().filter_map(of).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+    let metrics = own.chain(rest.map(|sum| metric(sum, OTHERS))).collect();
+    let help = "How long connects to endpoints took that succeeded";
+    family("ferrovia_proxied_connect_seconds", help, MetricType::SUMMARY, metrics)
+}
+
+/// In which time how many were there, of all Services together: buckets for each would be many.
+fn all_connect_times(services: &[Arc<Service>]) -> MetricFamily {
     let mut counts = vec![0; CONNECT_BOUNDS.len()];
     let (mut total, mut seconds) = (0, 0.0);
     for meter in services.iter().filter_map(|service| service.counted()) {
@@ -174,4 +199,38 @@ fn gauge(value: u64, labels: Vec<LabelPair>) -> Metric {
     gauge.set_value(value as f64);
     metric.set_gauge(gauge);
     metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+    use crate::modes::userspace::handover::Inherited;
+    use crate::modes::userspace::served::Edit;
+    use crate::modes::userspace::tests::port;
+    use crate::modes::userspace::{Engine, Limits};
+
+    /// A Service more than have series of their own, each with endpoints.
+    #[test]
+    fn series_are_bounded_and_nothing_is_left_out_of_the_sums() {
+        let engine =
+            Engine::start_for_loopback(Limits::of_descriptors(1024), Vec::new(), Inherited::default());
+        let shared = engine.unwrap().shared;
+        let many = |number: usize| {
+            let mut port = port(1, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+            port.name.service = format!("s{number:05}").into();
+            std::sync::Arc::new(port)
+        };
+        let edit = Edit { set: (0..SERVICES + 2).map(many).collect(), ..Edit::default() };
+        shared.frontends.tell(Family::V4, &edit);
+        shared.frontends.services().iter().for_each(|service| service.meter().connections.add(1));
+        let families = Figures::new(shared).unwrap().collect();
+        let of = |name: &str| families.iter().find(|family| family.name() == name).unwrap().get_metric();
+        let connections = of("ferrovia_proxied_connections_total");
+        assert_eq!(connections.len(), SERVICES + 1);
+        let others = connections.iter().find(|metric| metric.get_label()[0].value() == OTHERS).unwrap();
+        assert_eq!(others.get_counter().get_value(), 2.0);
+        assert_eq!(of("ferrovia_proxied_connect_seconds").len(), SERVICES + 1);
+        assert_eq!(of("ferrovia_proxied_endpoint_connections").len(), ENDPOINTS);
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::figures::Totals;
 use super::frontends::Frontends;
-use super::handover::{self, Inherited, Predecessor, Role};
+use super::handover::{self, Group, Inherited, Listening, Predecessor, Role, Turn};
 use super::sockets::{self, Listeners, Pair, Ports, Replies};
 use super::{tcp, udp};
 use crate::model::{Family, Protocol};
@@ -86,6 +86,31 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn new(limits: Limits, frontends: Arc<Frontends>) -> Self {
+        Shared {
+            frontends,
+            totals: Arc::default(),
+            limits,
+            connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            pipes: Arc::new(Semaphore::new(limits.pipes.min(Semaphore::MAX_PERMITS))),
+            draws: AtomicU64::new(rand::random()),
+            handed_over: watch::Sender::default(),
+        }
+    }
+
+    /// The same, but for whether its listeners were handed over, and that no answer goes to an address that every node has.
+    fn for_loopback(&self) -> Self {
+        Shared {
+            frontends: Arc::clone(&self.frontends),
+            totals: Arc::clone(&self.totals),
+            limits: Limits { source: Source::ThisNode, ..self.limits },
+            connections: Arc::clone(&self.connections),
+            pipes: Arc::clone(&self.pipes),
+            draws: AtomicU64::new(rand::random()),
+            handed_over: watch::Sender::default(),
+        }
+    }
+
     /// A number that nobody can guess well, for schedulers that draw.
     pub fn draw(&self) -> u64 {
         let count = self.draws.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
@@ -100,23 +125,43 @@ pub struct Engine {
     pub listeners: Listeners,
     /// Those that are listened for.
     pub families: Vec<Family>,
-    stop: watch::Sender<bool>,
+    stop: Arc<watch::Sender<bool>>,
     /// Of the threads.
     runtimes: Vec<Handle>,
+    group: Group,
+    /// What an earlier process listened on, and nobody asked for yet.
+    inherited: Mutex<Inherited>,
     /// What a successor is handed.
-    sockets: Vec<(Role, OwnedFd)>,
+    listening: Listening,
+    /// Whether this process writes the rules.
+    pub turn: Arc<Turn>,
 }
 
 /// The listeners of one worker and family.
 struct Sockets {
     family: Family,
     from: From,
-    tcp: std::net::TcpListener,
-    udp: socket2::Socket,
+    tcp: Arc<OwnedFd>,
+    udp: Arc<OwnedFd>,
+}
+
+/// A NodePort on loopback that is listened for. Dropped, it is not any more; connections go on.
+#[derive(Debug)]
+pub struct LoopbackListener {
+    role: Role,
+    task: AbortHandle,
+    listening: Listening,
+}
+
+impl Drop for LoopbackListener {
+    fn drop(&mut self) {
+        self.listening.remove(self.role);
+        self.task.abort();
+    }
 }
 
 /// Whose connections a listener gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum From {
     Everybody,
     /// What came in by an interface of pods.
@@ -149,9 +194,11 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        let mut engine = Engine { listeners, families, ..Engine::idle(limits, frontends) };
+        let idle = Engine::idle(Shared::new(limits, frontends), Group::Captured);
+        let mut engine = Engine { listeners, families, ..idle };
         for of_family in of_workers.iter().flatten() {
-            engine.sockets.extend(of_family.copies()?);
+            engine.listening.add(of_family.role(Protocol::Tcp), &of_family.tcp);
+            engine.listening.add(of_family.role(Protocol::Udp), &of_family.udp);
         }
         for (number, sockets) in of_workers.into_iter().enumerate() {
             engine.start_worker(number, sockets)?;
@@ -159,44 +206,60 @@ impl Engine {
         Ok(engine)
     }
 
-    /// One thread, and nobody listens yet.
-    pub fn start_for_loopback(limits: Limits) -> Result<Self, EngineError> {
-        let mut engine = Engine::idle(Limits { workers: 1, ..limits }, Arc::default());
+    /// For NodePorts on loopback beside a mode of the kernel: one thread, with Services of its own. Nobody listens yet.
+    pub fn start_for_loopback(
+        limits: Limits,
+        families: Vec<Family>,
+        inherited: Inherited,
+    ) -> Result<Self, EngineError> {
+        let limits = Limits { workers: 1, source: Source::ThisNode, ..limits };
+        Engine::idle(Shared::new(limits, Arc::default()), Group::Loopback).start_alone(families, inherited)
+    }
+
+    /// For NodePorts on loopback beside the userspace mode: they count as what that mode serves, within its limits, and end with
+    /// it.
+    pub fn start_loopback_beside(&self, inherited: Inherited) -> Result<Self, EngineError> {
+        let engine = Engine::idle(self.shared.for_loopback(), Group::Loopback);
+        let engine = Engine { stop: Arc::clone(&self.stop), ..engine };
+        engine.start_alone(self.families.clone(), inherited)
+    }
+
+    fn start_alone(self, families: Vec<Family>, inherited: Inherited) -> Result<Self, EngineError> {
+        let mut engine = Engine { families, inherited: Mutex::new(inherited), ..self };
         engine.start_worker(0, Vec::new())?;
         Ok(engine)
     }
 
-    fn idle(limits: Limits, frontends: Arc<Frontends>) -> Self {
-        let shared = Shared {
-            frontends,
-            totals: Arc::default(),
-            limits,
-            connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
-            pipes: Arc::new(Semaphore::new(limits.pipes.min(Semaphore::MAX_PERMITS))),
-            draws: AtomicU64::new(rand::random()),
-            handed_over: watch::Sender::default(),
-        };
-        let (stop, _) = watch::channel(false);
+    fn idle(shared: Shared, group: Group) -> Self {
         Engine {
             shared: Arc::new(shared),
             listeners: Listeners::default(),
             families: Vec::new(),
-            stop,
+            stop: Arc::default(),
             runtimes: Vec::new(),
-            sockets: Vec::new(),
+            group,
+            inherited: Mutex::default(),
+            listening: Listening::default(),
+            turn: Arc::default(),
         }
     }
 
     /// Relieves the process whose sockets these were, once all Services are known, and hands them to the next one that asks.
-    pub fn prepare_handover(&mut self, predecessor: Option<Predecessor>) -> Result<(), EngineError> {
+    pub fn prepare_handover(&self, predecessor: Option<Predecessor>) -> Result<(), EngineError> {
         let Some(runtime) = self.runtimes.first().cloned() else { return Ok(()) };
         let (shared, families) = (Arc::clone(&self.shared), self.families.clone());
-        let sockets = std::mem::take(&mut self.sockets);
+        let (group, listening, turn) = (self.group, self.listening.clone(), Arc::clone(&self.turn));
+        turn.note_predecessor(predecessor.is_some());
         let run = move || {
             for family in families {
                 runtime.block_on(shared.frontends.wait_until_open(family));
             }
-            handover::run(sockets, predecessor, || {
+            if let Some(predecessor) = predecessor {
+                predecessor.relieve();
+                turn.note_predecessor(false);
+            }
+            handover::run(group, &listening, || {
+                turn.end();
                 shared.handed_over.send_replace(true);
             });
         };
@@ -204,7 +267,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Listens for a NodePort until the handle is told to end that.
+    /// Listens for a NodePort, with the socket of an earlier process where it had one. `None` where another process does by
+    /// now.
     ///
     /// # Errors
     /// Where somebody else has the port.
@@ -213,21 +277,41 @@ impl Engine {
         family: Family,
         protocol: Protocol,
         port: u16,
-    ) -> io::Result<AbortHandle> {
+    ) -> io::Result<Option<LoopbackListener>> {
+        if self.is_handed_over() {
+            return Ok(None);
+        }
         let runtime = self.runtimes.first().ok_or(io::ErrorKind::NotConnected)?;
+        let role = Role { family, from: From::Loopback, protocol, port };
+        let inherited = self.inherited().take(role);
+        let socket = match inherited {
+            Some(socket) => socket,
+            None if protocol == Protocol::Udp => sockets::listen_for_datagrams(family, port)?.into(),
+            None => sockets::listen(family, port)?.into(),
+        };
+        let socket = Arc::new(socket);
+        if !self.listening.add(role, &socket) {
+            return Ok(None);
+        }
         let shared = Arc::clone(&self.shared);
         let task = match protocol {
             Protocol::Udp => {
-                let socket = sockets::listen_for_datagrams(family, port)?;
                 let replies = Arc::new(Replies::open(family)?);
                 runtime.spawn(udp::serve(socket, From::Loopback, replies, shared))
             }
-            _ => {
-                let listener = sockets::listen(family, port)?;
-                runtime.spawn(tcp::accept(listener, From::Loopback, shared, self.stop.subscribe()))
-            }
+            _ => runtime.spawn(tcp::accept(socket, From::Loopback, shared, self.stop.subscribe())),
         };
-        Ok(task.abort_handle())
+        Ok(Some(LoopbackListener { role, task: task.abort_handle(), listening: self.listening.clone() }))
+    }
+
+    /// All NodePorts of a family are listened for. What an earlier process listened on beside them is closed.
+    pub fn open_loopback(&self, family: Family) {
+        self.inherited().forget(family);
+        self.shared.frontends.open(family);
+    }
+
+    fn inherited(&self) -> std::sync::MutexGuard<'_, Inherited> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start_worker(&mut self, number: usize, sockets: Vec<Sockets>) -> Result<(), EngineError> {
@@ -262,7 +346,7 @@ impl Engine {
     pub fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let (mut accepted, mut quiet_since) = (self.shared.totals.accepted.get(), Instant::now());
-        let is_over = |quiet: Duration| match *self.shared.handed_over.borrow() {
+        let is_over = |quiet: Duration| match self.is_handed_over() {
             true => !self.has_connections(),
             false => quiet >= QUIET,
         };
@@ -280,6 +364,11 @@ impl Engine {
 }
 
 impl Engine {
+    /// Whether another process accepts in place of this one.
+    pub fn is_handed_over(&self) -> bool {
+        *self.shared.handed_over.borrow()
+    }
+
     fn has_connections(&self) -> bool {
         let all = self.shared.limits.connections.min(Semaphore::MAX_PERMITS);
         self.shared.connections.available_permits() < all
@@ -304,37 +393,31 @@ fn open_pair(
     inherited: &mut Inherited,
 ) -> Result<Pair, EngineError> {
     let failed = |what| move |source| EngineError::Listen { family, what, source };
-    let role = |protocol| Role { family, from, protocol };
+    let role = |protocol| Role { family, from, protocol, port: 0 };
     let mut pair = Pair { tcp: 0, udp: 0 };
     // A process with more threads may have had more, and each has clients in its queue.
     let workers = of_workers.len();
     for number in 0..workers.max(inherited.count(role(Protocol::Tcp))) {
-        let tcp = match inherited.take(role(Protocol::Tcp)) {
+        let tcp: std::net::TcpListener = match inherited.take(role(Protocol::Tcp)) {
             Some(socket) => socket.into(),
             None => sockets::listen(family, pair.tcp).map_err(failed("connections"))?,
         };
-        let udp = match inherited.take(role(Protocol::Udp)) {
+        let udp: socket2::Socket = match inherited.take(role(Protocol::Udp)) {
             Some(socket) => socket.into(),
             None => sockets::listen_for_datagrams(family, pair.udp).map_err(failed("datagrams"))?,
         };
         pair.tcp = tcp.local_addr().map_err(failed("connections"))?.port();
         let bound = udp.local_addr().map_err(failed("datagrams"))?;
         pair.udp = bound.as_socket().map_or(0, |address| address.port());
+        let (tcp, udp) = (Arc::new(tcp.into()), Arc::new(udp.into()));
         of_workers[number % workers].push(Sockets { family, from, tcp, udp });
     }
     Ok(pair)
 }
 
 impl Sockets {
-    fn copies(&self) -> Result<[(Role, OwnedFd); 2], EngineError> {
-        let role = |protocol| Role { family: self.family, from: self.from, protocol };
-        let copied = |copy: io::Result<OwnedFd>| {
-            copy.map_err(|source| EngineError::Listen { family: self.family, what: "a successor", source })
-        };
-        Ok([
-            (role(Protocol::Tcp), copied(self.tcp.as_fd().try_clone_to_owned())?),
-            (role(Protocol::Udp), copied(self.udp.as_fd().try_clone_to_owned())?),
-        ])
+    fn role(&self, protocol: Protocol) -> Role {
+        Role { family: self.family, from: self.from, protocol, port: 0 }
     }
 }
 

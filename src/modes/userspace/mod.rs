@@ -31,12 +31,13 @@ pub use capture::Capture;
 pub use capture::iptables::{ByIptables, LeftRules};
 pub use capture::nftables::ByNftables;
 pub use collector::Figures;
-pub use engine::{Engine, EngineError, Limits, Source};
+pub use engine::{Engine, EngineError, Limits, LoopbackListener, Source};
 pub use error::Error;
 pub use frontends::Frontends;
 pub use plan::Plan;
 pub use sockets::{Listeners, Ports};
 
+use handover::Turn;
 use plan::Delivery;
 use served::Served;
 
@@ -72,7 +73,10 @@ pub struct Userspace<C> {
     /// What the listeners were told.
     served: Served,
     scope: Scope,
+    turn: Arc<Turn>,
     predecessors: Predecessors,
+    /// When to look whether the process before this one writes no more.
+    look_again: Option<Instant>,
 }
 
 impl<C: Capture> Userspace<C> {
@@ -91,8 +95,15 @@ impl<C: Capture> Userspace<C> {
             is_delivered: Delivery::Missing,
             served: Served::default(),
             scope: Scope::Everything,
+            turn: Arc::default(),
             predecessors: Predecessors::default(),
+            look_again: None,
         }
+    }
+
+    /// Beside processes that captured before, or will.
+    pub fn in_turn(self, turn: Arc<Turn>) -> Self {
+        Userspace { turn, ..self }
     }
 
     /// With what goes once its own rules are in place.
@@ -137,6 +148,9 @@ impl<C: Capture> Mode for Userspace<C> {
     }
 
     fn apply(&mut self, plan: Self::Plan) -> Result<(), Error> {
+        if self.turn.is_over() {
+            return Ok(());
+        }
         let Plan { capture, delivery, edit } = plan;
         self.frontends.tell(self.family, &edit);
         if delivery == Delivery::Missing {
@@ -156,6 +170,9 @@ impl<C: Capture> Mode for Userspace<C> {
     }
 
     fn drift(&mut self) -> Result<Drift, Error> {
+        if self.turn.is_over() {
+            return Ok(Drift::None);
+        }
         if !self.delivery.is_set_up()? {
             return Ok(Drift::Suspected);
         }
@@ -166,12 +183,24 @@ impl<C: Capture> Mode for Userspace<C> {
         self.capture.alert(ring)
     }
 
+    fn audit(&mut self) -> Result<Drift, Error> {
+        Ok(if self.turn.is_over() { Drift::None } else { Drift::Suspected })
+    }
+
+    /// Both ways to capture lead to the same sockets: nothing is missed while both are there.
     fn retire_predecessors(&mut self, now: Instant) -> Result<(), Error> {
-        self.predecessors.retire(now).map_err(Error::Leftovers)
+        if self.turn.is_over() {
+            return Ok(());
+        }
+        self.look_again = self.turn.has_predecessor().then(|| now + LOOK_AGAIN);
+        match self.look_again {
+            Some(_) => Ok(()),
+            None => self.predecessors.retire(now).map_err(Error::Leftovers),
+        }
     }
 
     fn predecessors_wake(&self) -> Option<Instant> {
-        self.predecessors.wake()
+        self.look_again.or_else(|| self.predecessors.wake())
     }
 
     fn draining(&self) -> usize {
@@ -184,6 +213,9 @@ impl<C: Capture> Mode for Userspace<C> {
         Ok(self.delivery.remove()?)
     }
 }
+
+/// How often to look whether the process before this one writes no more.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a process that was told to end waits for its connections.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::kernel::alarm::Ring;
@@ -151,6 +152,45 @@ fn one_service_of_many_costs_its_own_elements() {
     assert_eq!(sync(&mut mode, &mut table), 3);
     assert!(mode.frontends.reached([10, 96, 0, 7].into(), Protocol::Tcp, 80).is_none());
     assert_eq!(endpoints(&mode, 8), ["10.244.1.5:8080"]);
+}
+
+/// What another process left, and whether it is gone.
+#[derive(Debug)]
+struct Left(Arc<AtomicBool>);
+
+impl Leftovers for Left {
+    fn remove(&mut self, _: Instant) -> Result<(), RemovalError> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Of two processes that capture in different ways, one writes at a time.
+#[test]
+fn l9_the_new_process_waits_for_the_old_one_which_then_writes_no_more() {
+    let (turn, gone) = (Arc::new(Turn::default()), Arc::new(AtomicBool::new(false)));
+    let is_gone = || gone.load(Ordering::Relaxed);
+    let left = Box::new(Left(Arc::clone(&gone)));
+    turn.note_predecessor(true);
+    let mode = mode(FakeNftables::default()).in_turn(Arc::clone(&turn)).in_place_of(vec![left]);
+    let (mut mode, mut table) = (mode, table([port(1, &[5])]));
+    sync(&mut mode, &mut table);
+    let now = Instant::now();
+    mode.retire_predecessors(now).unwrap();
+    assert!(!is_gone(), "the old process would put it back");
+    assert_eq!(mode.predecessors_wake(), Some(now + LOOK_AGAIN));
+    turn.note_predecessor(false);
+    mode.retire_predecessors(now + LOOK_AGAIN).unwrap();
+    assert!(is_gone());
+    assert_eq!(mode.predecessors_wake(), None);
+
+    turn.end();
+    let written = mode.capture.door.committed.len();
+    mode.delivery.remove().unwrap();
+    assert_eq!((mode.drift().unwrap(), mode.audit().unwrap()), (Drift::None, Drift::None));
+    table.set(port(1, &[]));
+    sync(&mut mode, &mut table);
+    assert_eq!(mode.capture.door.committed.len(), written);
 }
 
 #[test]

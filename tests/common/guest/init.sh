@@ -51,6 +51,8 @@ MODULES
 # Linux 6.1 takes icmp_ratelimit=0 for one error a second where the error is that there is no route.
 sysctl -qw net.ipv4.icmp_msgs_per_sec=100000 net.ipv4.icmp_msgs_burst=10000 net.ipv4.route.error_cost=0
 ip link set lo up
+# For 20,000 connections through the userspace mode; 4,096 is what the first process gets.
+ulimit -Hn 131072
 
 while read -r word; do
 	set -- "$@" "$word"

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::{Client, PAUSE};
@@ -170,6 +170,30 @@ async fn open(
     patience: Duration,
 ) -> io::Result<TcpStream> {
     sockets::show(&socket, Type::STREAM, origin)?;
-    let connecting = TcpSocket::from_std_stream(socket.into()).connect(endpoint);
-    timeout(patience, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    match socket.connect(&endpoint.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let connecting = Connecting(Some(TcpStream::from_std(socket.into())?));
+    connecting.wait(patience).await
+}
+
+/// Dropped, it ends with a reset: its endpoint may have accepted already, and must not take the end for a client's.
+struct Connecting(Option<TcpStream>);
+
+impl Connecting {
+    async fn wait(mut self, patience: Duration) -> io::Result<TcpStream> {
+        let Some(stream) = &self.0 else { return Err(io::ErrorKind::NotConnected.into()) };
+        timeout(patience, stream.writable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.iter().for_each(engine::abort);
+    }
 }

@@ -4,11 +4,14 @@ pub mod connect;
 mod relay;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
@@ -27,15 +30,10 @@ pub struct Client {
     address: SocketAddr,
 }
 
-/// Serves a listener until another process does. What there is no room for waits in the kernel's queue: a client that was accepted is one that
-/// can be served.
-pub async fn accept(
-    listener: std::net::TcpListener,
-    from: From,
-    shared: Arc<Shared>,
-    stopped: watch::Receiver<bool>,
-) {
-    // SAFETY: the listener owns its descriptor, which stays the same and open until both are dropped.
+/// Serves a listener until another process does. What there is no room for waits in the kernel's queue: a client that was
+/// accepted is one that can be served.
+pub async fn accept(listener: Arc<OwnedFd>, from: From, shared: Arc<Shared>, stopped: watch::Receiver<bool>) {
+    // SAFETY: the listener is an owner of its descriptor, which stays the same and open until it is dropped.
     let listener = match unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) } {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "Cannot accept connections"),
@@ -68,7 +66,7 @@ pub async fn accept(
     }
 }
 
-fn take(listener: &std::net::TcpListener) -> io::Result<Client> {
+fn take(listener: &OwnedFd) -> io::Result<Client> {
     let (socket, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let address = address.and_then(|address| address.try_into().ok()).ok_or(io::ErrorKind::NotConnected)?;
     Ok(Client { stream: TcpStream::from_std(socket.into())?, address })
@@ -91,9 +89,22 @@ async fn serve(
     stopped: watch::Receiver<bool>,
     _room: Option<OwnedSemaphorePermit>,
 ) {
-    match connect::connect(&client, from, &shared).await {
+    let connected = tokio::select! {
+        connected = connect::connect(&client, from, &shared) => connected,
+        () = has_gone(&client.stream) => None,
+    };
+    match connected {
         Some(connected) => carry(client.stream, connected, &shared, stopped).await,
         None => abort(&client.stream),
+    }
+}
+
+/// Whether a client reset its connection and left nothing that an endpoint could be told.
+async fn has_gone(client: &TcpStream) {
+    let _ = client.ready(Interest::ERROR).await;
+    let mut any = [MaybeUninit::uninit()];
+    if SockRef::from(client).peek(&mut any).is_ok_and(|length| length > 0) {
+        std::future::pending().await
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! A connection that is idle has no buffer. What has moved much moves on through a pipe, without being copied.
 
-use std::io;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::Shutdown;
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -22,9 +24,14 @@ pub async fn relay(
     meter: &Meter,
     pipes: &Semaphore,
 ) -> io::Result<()> {
-    let there = Pump { from: client, to: upstream, moved: &meter.received, pipes };
-    let back = Pump { from: upstream, to: client, moved: &meter.sent, pipes };
-    tokio::try_join!(there.run(), back.run()).map(drop)
+    let there = Pump::new(client, upstream, &meter.received, pipes);
+    let back = Pump::new(upstream, client, &meter.sent, pipes);
+    let ended = tokio::try_join!(there.run(), back.run());
+    if ended.is_err() {
+        there.pass_on_what_came();
+        back.pass_on_what_came();
+    }
+    ended.map(drop)
 }
 
 /// One direction.
@@ -33,10 +40,15 @@ struct Pump<'a> {
     to: &'a TcpStream,
     moved: &'a Counter,
     pipes: &'a Semaphore,
+    /// Whether something was read that is not yet written.
+    is_holding: AtomicBool,
 }
 
 /// What a direction moves before others of its thread get their turn, in bytes.
 const TURN: usize = 1 << 20;
+
+/// What may have come before a reset and is read after it, in buffers: the side that was not reset may send for ever.
+const LAST_READS: usize = 64;
 
 /// What an attempt to move data came to.
 enum Step {
@@ -45,7 +57,11 @@ enum Step {
     End,
 }
 
-impl Pump<'_> {
+impl<'a> Pump<'a> {
+    fn new(from: &'a TcpStream, to: &'a TcpStream, moved: &'a Counter, pipes: &'a Semaphore) -> Self {
+        Pump { from, to, moved, pipes, is_holding: AtomicBool::new(false) }
+    }
+
     async fn run(&self) -> io::Result<()> {
         let mut total = 0;
         loop {
@@ -79,7 +95,9 @@ impl Pump<'_> {
         let step = match self.from.try_read(&mut buffer[..]) {
             Ok(0) => Step::End,
             Ok(count) => {
+                self.hold(true);
                 self.write(&buffer[..count]).await?;
+                self.hold(false);
                 self.moved.add(count as u64);
                 Step::Moved(count)
             }
@@ -125,7 +143,9 @@ impl Pump<'_> {
                 }
                 Err(error) => return Err(error),
             }
+            self.hold(true);
             self.drain(pipe).await?;
+            self.hold(false);
             if turn >= TURN {
                 turn = 0;
                 tokio::task::yield_now().await;
@@ -142,6 +162,29 @@ impl Pump<'_> {
             }
         }
         Ok(())
+    }
+
+    fn hold(&self, is_holding: bool) {
+        self.is_holding.store(is_holding, Ordering::Relaxed);
+    }
+
+    /// After a reset: what came before it, as far as there is room for it. A host would have it too, and an answer that is
+    /// followed by a reset is an answer (envoyproxy/envoy#45190).
+    fn pass_on_what_came(&self) {
+        if self.is_holding.load(Ordering::Relaxed) {
+            return;
+        }
+        let (mut from, to) = (&*SockRef::from(self.from), SockRef::from(self.to));
+        let mut buffer = splice::take_buffer();
+        for _ in 0..LAST_READS {
+            let Ok(count @ 1..) = from.read(&mut buffer[..]) else { break };
+            let Ok(sent) = to.send(&buffer[..count]) else { break };
+            self.moved.add(sent as u64);
+            if sent < count {
+                break;
+            }
+        }
+        splice::give_back_buffer(buffer);
     }
 
     /// The other side hears that nothing more comes.

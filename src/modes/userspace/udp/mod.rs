@@ -4,11 +4,13 @@ mod flow;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use socket2::{SockRef, Socket};
+use socket2::SockRef;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
 use super::balancer::{BoundedMap, Choice, Service};
@@ -26,8 +28,9 @@ type Key = (SocketAddr, SocketAddr);
 type Flows = Arc<Mutex<BoundedMap<Key, Flow>>>;
 
 /// Serves a listener until another process does.
-pub async fn serve(socket: Socket, from: From, replies: Arc<Replies>, shared: Arc<Shared>) {
-    let socket = match UdpSocket::from_std(socket.into()) {
+pub async fn serve(socket: Arc<OwnedFd>, from: From, replies: Arc<Replies>, shared: Arc<Shared>) {
+    // SAFETY: the socket is an owner of its descriptor, which stays the same and open until it is dropped.
+    let socket = match unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) } {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "Cannot receive datagrams"),
     };
@@ -42,14 +45,13 @@ pub async fn serve(socket: Socket, from: From, replies: Arc<Replies>, shared: Ar
             readable = socket.readable() => readable,
             _ = handed_over.wait_for(|is| *is) => break,
         };
-        if readable.is_err() {
-            break;
-        }
+        let Ok(mut readable) = readable else { break };
         for _ in 0..BATCH {
-            match socket.try_io(Interest::READABLE, || sockets::receive(&socket, &mut buffer)) {
-                Ok(datagram) => listener.forward(&datagram, &buffer[..datagram.length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => tracing::debug!(%error, "A datagram was not received"),
+            match readable.try_io(|socket| sockets::receive(socket.get_ref(), &mut buffer)) {
+                Ok(Ok(datagram)) => listener.forward(&datagram, &buffer[..datagram.length]),
+                Ok(Err(error)) => tracing::debug!(%error, "A datagram was not received"),
+                // There is none.
+                Err(_) => break,
             }
         }
         tokio::task::yield_now().await;

@@ -108,6 +108,41 @@ fn load_balance_works_with_multiple_endpoints_and_updates() {
 }
 
 #[test]
+fn load_balance_works_with_service_removal() {
+    let (foo, bar) = (service(port("foo", &[A, B]), None), service(port("bar", &[A, B, C]), None));
+    assert_eq!([pick(&foo, CLIENT), pick(&bar, CLIENT)], [A, A]);
+    drop(foo);
+    assert_eq!(picks(&bar, 3), [B, C, A]);
+}
+
+/// `StickyLoadBalanceWorksWithNewServiceCalledFirst` and `…Second`: whatever is known first.
+#[test]
+fn sticky_load_balance_works_with_a_new_service_before_or_after_its_endpoints() {
+    let first = service(sticky(&[], 10), None);
+    assert_eq!(pick_at(&first, CLIENT, Instant::now()), None);
+    let endpoints_later = service(sticky(&[A, B], 10), Some(&first));
+    let affinity_later = service(sticky(&[A, B], 10), Some(&service(port("", &[A, B]), None)));
+    for service in [endpoints_later, affinity_later] {
+        assert_eq!(picks(&service, 3), [A, A, A]);
+        assert_eq!(pick(&service, "127.0.0.1:1"), B);
+    }
+}
+
+#[test]
+fn sticky_load_balance_works_with_multiple_endpoints_and_updates() {
+    let before = service(sticky(&[A, B], 10), None);
+    let clients = ["127.0.0.1:1", "127.0.0.2:2"];
+    assert_eq!(clients.map(|client| pick(&before, client)), [A, B]);
+    let (d, e) = ("10.0.0.4:4", "10.0.0.5:5");
+    let after = service(sticky(&[d, e], 10), Some(&before));
+    let moved = clients.map(|client| pick(&after, client));
+    assert!(moved.iter().all(|endpoint| [d, e].contains(&&**endpoint)), "{moved:?}");
+    assert_eq!(clients.map(|client| pick(&after, client)), moved);
+    let none = service(sticky(&[], 10), Some(&after));
+    assert_eq!(pick_at(&none, clients[0], Instant::now()), None);
+}
+
+#[test]
 fn sticky_load_balance_works_with_multiple_endpoints() {
     let service = service(sticky(&[A, B, C], 10), None);
     let clients = ["127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3"];
