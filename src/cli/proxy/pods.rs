@@ -76,11 +76,10 @@ fn firewalls(flavour: Option<Flavour>) -> anyhow::Result<Vec<Firewall>> {
 }
 
 fn places(network: &config::PodNetwork) -> Places {
-    let beside = || std::env::current_exe().ok().map(|program| program.with_file_name(conflist::PLUGIN));
     Places {
         configurations: network.cni_conf_dir.clone(),
         plugins: network.cni_bin_dir.clone(),
-        plugin: network.cni_plugin.clone().or_else(beside),
+        plugin: network.cni_plugin.clone().or_else(conflist::beside_this_program),
         leases: network.cni_data_dir.clone(),
         state: PathBuf::from(conflist::STATE),
     }
