@@ -163,7 +163,8 @@ fn what_runtimes_read_is_put_back_as_soon_as_somebody_changes_it() {
     let conflist = format!("{}/10-ferrovia.conflist", lab::CONFIGURATIONS);
     let plugin = format!("{}/ferrovia-cni", lab::PLUGINS);
     let node = &cluster.mesh.node(1).namespace;
-    let content = || node.run(|| (fs::read(&conflist).ok(), fs::read(&plugin).ok())).unwrap();
+    let size = |path: &str| fs::metadata(path).ok().map(|file| file.len());
+    let content = || node.run(|| (fs::read(&conflist).ok(), size(&plugin))).unwrap();
     let before = content();
     let damages: [(&str, &(dyn Fn() -> std::io::Result<()> + Sync)); 5] = [
         ("edited", &|| fs::write(&conflist, "{}")),
@@ -185,7 +186,7 @@ fn what_runtimes_read_is_put_back_as_soon_as_somebody_changes_it() {
             })
             .collect();
         // The fastest tells what the program does; all others, how busy the machine is.
-        assert!(took.iter().skip(1).min().unwrap() < &Duration::from_secs(1), "{what}: {took:?}");
+        assert!(took.iter().skip(1).min().unwrap() < &Duration::from_millis(1500), "{what}: {took:?}");
     }
 }
 
