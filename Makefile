@@ -40,7 +40,7 @@ lint: cargo-deny
 # The privileged tests use network namespaces of their own.
 unit:
 	$(CARGO) test --no-run --quiet
-	$(CARGO) test
+	CARGO=$(CARGO) tests/run.sh
 
 bench: packages-test packages-bench
 	$(CARGO) bench

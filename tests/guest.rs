@@ -2,7 +2,7 @@
 //!
 //! While working on some of them: `GUEST_CASES=flows::ipvs::e5 cargo test --test suite -- --nocapture guest::`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::process::Command;
 use std::thread;
@@ -16,6 +16,10 @@ const FILTER: &str = "ipvs::";
 const FEWEST_CASES: usize = 25;
 /// Each guest has one processor.
 const MOST_GUESTS: usize = 4;
+/// Cases of one guest. Most of them wait for something.
+const CASES_AT_ONCE: usize = 2;
+/// If more than this fail, it is not for want of time.
+const MOST_AGAIN: usize = 8;
 /// Only a guest that hangs takes this long.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -28,18 +32,27 @@ fn the_ipvs_cases_pass_in_the_guest_kernel() {
     let cases = ignored_cases(&filter);
     assert!(cases.len() >= fewest, "{filter} is only {cases:?}");
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        let guests: Vec<_> = share(cases, processors.min(MOST_GUESTS))
-            .into_iter()
-            .enumerate()
-            .map(|(number, cases)| scope.spawn(move || run(number + 1, &cases)))
+    let shares = share(cases, processors.min(MOST_GUESTS));
+    let failed: Vec<String> = thread::scope(|scope| {
+        let guests: Vec<_> = (1..)
+            .zip(&shares)
+            .map(|(number, cases)| scope.spawn(move || run(&format!("guest {number}"), cases, CASES_AT_ONCE)))
             .collect();
         // All of them first: one that fails must not hide what another one says.
         let results: Vec<_> = guests.into_iter().map(|guest| guest.join()).collect();
-        results
-            .into_iter()
-            .for_each(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let failed = |result| match result {
+            Ok(failed) => failed,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        results.into_iter().flat_map(failed).collect()
     });
+    // As `tests/run.sh` does outside: what fails because of all the others passes alone, a fault fails again.
+    let lost = match failed.len() {
+        0 => return,
+        number if number <= MOST_AGAIN => run("guest again", &failed, 1),
+        _ => failed,
+    };
+    assert!(lost.is_empty(), "not all cases passed in the guest: {lost:#?}");
 }
 
 fn this_program() -> String {
@@ -75,13 +88,19 @@ fn share(mut cases: Vec<String>, guests: usize) -> Vec<Vec<String>> {
     shares.into_values().map(|(_, share)| share).collect()
 }
 
-fn run(number: usize, cases: &[String]) {
-    let options = ["--ignored", "--exact", "--color", "never", "--test-threads", "2"].map(str::to_owned);
+/// Returns the cases that did not pass.
+fn run(guest: &str, cases: &[String], at_once: usize) -> Vec<String> {
+    let options = ["--ignored", "--exact", "--color", "never", "--test-threads", &at_once.to_string()];
+    let options = options.map(str::to_owned);
     let command: Vec<_> = [this_program()].into_iter().chain(options).chain(cases.iter().cloned()).collect();
-    let mut passed = false;
+    let mut passed = BTreeSet::new();
     let status = Guest::boot(&command, LIMIT).wait(|line| {
-        println!("guest {number}: {line}");
-        passed |= line.starts_with(&format!("test result: ok. {} passed;", cases.len()));
+        println!("{guest}: {line}");
+        passed.extend(
+            line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... ok")).map(str::to_owned),
+        );
     });
-    assert!(status == 0 && passed, "not all cases passed in guest {number}: {cases:#?}");
+    let failed: Vec<_> = cases.iter().filter(|case| !passed.contains(*case)).cloned().collect();
+    assert!(status == 0 || !failed.is_empty(), "{guest} ended with {status}, though all cases passed");
+    failed
 }

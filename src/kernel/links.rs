@@ -6,11 +6,9 @@ use std::net::IpAddr;
 use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::netlink::{Attributes, Connection, NetlinkError, Request};
+use super::netlink::{Connection, NetlinkError};
+use super::rtnetlink::address::InterfaceAddress;
 use super::virtual_addresses::DEVICE;
-
-/// `struct ifaddrmsg`.
-const FIXED: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinksError {
@@ -26,21 +24,16 @@ pub fn addresses() -> Result<Vec<IpAddr>, LinksError> {
     let mut addresses = Vec::new();
     let virtual_ones = index_of(DEVICE);
     let mut note = |payload: &[u8]| {
-        if virtual_ones.is_none() || virtual_ones != interface(payload) {
-            addresses.extend(parse_address(payload));
-        }
+        let found = InterfaceAddress::parse(payload);
+        let found = found.filter(|found| virtual_ones != Some(found.interface));
+        addresses.extend(found.map(|found| found.address));
     };
     Connection::open(NETLINK_ROUTE)
-        .and_then(|mut connection| connection.dump(list(), &mut note))
+        .and_then(|mut connection| connection.dump(InterfaceAddress::list(), &mut note))
         .map_err(LinksError::List)?;
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
-}
-
-/// `ip address show`
-fn list() -> Request {
-    Request::new(libc::RTM_GETADDR, 0, &[0; FIXED])
 }
 
 /// Whether the network namespace of the calling thread has an interface of this name.
@@ -52,23 +45,6 @@ fn index_of(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;
     // SAFETY: `name` ends with a zero.
     Some(unsafe { libc::if_nametoindex(name.as_ptr()) }).filter(|index| *index != 0)
-}
-
-/// `ifa_index`
-fn interface(payload: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?))
-}
-
-/// The interface's own address. With a peer, `IFA_ADDRESS` is the peer's.
-fn parse_address(payload: &[u8]) -> Option<IpAddr> {
-    let attributes = Attributes::after(FIXED, payload);
-    let of_kind = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let value = of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS))?;
-    match value.len() {
-        4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
-        _ => None,
-    }
 }
 
 /// Tells when addresses may have changed.
@@ -146,10 +122,12 @@ mod tests {
 
     #[test]
     fn reads_addresses_of_both_families() {
-        let parse = |message: &[u8]| parse_address(Replies(message).next().unwrap().payload).unwrap();
+        let parse = |message: &[u8]| {
+            InterfaceAddress::parse(Replies(message).next().unwrap().payload).unwrap().address
+        };
         assert_eq!(parse(IPV4).to_string(), "172.18.0.2");
         assert_eq!(parse(IPV6).to_string(), "fd00:18::2");
-        assert_eq!(parse_address(&IPV4[16..26]), None, "cut off");
+        assert_eq!(InterfaceAddress::parse(&IPV4[16..26]), None, "cut off");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fmt;
 
 use netlink_sys::constants::NETLINK_ROUTE;
 
+use super::netlink::address::family_number;
 use super::netlink::{Attributes, Connection, NetlinkError, Request};
 use super::virtual_addresses::ROUTE_PROTOCOL;
 use crate::model::Family;
@@ -88,7 +89,7 @@ impl KernelDelivery {
     fn has_route(&mut self) -> Result<bool, NetlinkError> {
         let list = Request::new(libc::RTM_GETROUTE, 0, &route_message(self.family));
         let mut found = false;
-        let family = number(self.family);
+        let family = family_number(self.family);
         match self.connection.dump(list, &mut |payload| found |= is_route(family, payload)) {
             Err(error) if error.is_not_found() => Ok(false),
             listed => listed.map(|()| found),
@@ -167,28 +168,21 @@ struct Mark {
     mask: u32,
 }
 
-fn number(family: Family) -> u8 {
-    match family {
-        Family::V4 => libc::AF_INET as u8,
-        Family::V6 => libc::AF_INET6 as u8,
-    }
-}
-
 fn rule_message(family: Family) -> [u8; FIXED] {
-    [number(family), 0, 0, 0, TABLE, 0, 0, TO_TABLE, 0, 0, 0, 0]
+    [family_number(family), 0, 0, 0, TABLE, 0, 0, TO_TABLE, 0, 0, 0, 0]
 }
 
 fn route_message(family: Family) -> [u8; FIXED] {
     let (protocol, scope, kind) = (ROUTE_PROTOCOL, libc::RT_SCOPE_HOST, libc::RTN_LOCAL);
-    [number(family), 0, 0, 0, TABLE, protocol, scope, kind, 0, 0, 0, 0]
+    [family_number(family), 0, 0, 0, TABLE, protocol, scope, kind, 0, 0, 0, 0]
 }
 
 /// `None` for a rule that is not ours.
 fn parse_rule(payload: &[u8]) -> Option<Mark> {
     let &[_, _, _, _, table, _, _, action, ..] = payload else { return None };
     let of_kind = |wanted| {
-        let found = Attributes::after(FIXED, payload).find(|(kind, _)| *kind == wanted);
-        found.and_then(|(_, value)| value.get(..4)?.try_into().ok()).map(u32::from_ne_bytes)
+        let found = Attributes::after(FIXED, payload).value(wanted)?;
+        Some(u32::from_ne_bytes(found.get(..4)?.try_into().ok()?))
     };
     let is_ours = (table, action) == (TABLE, TO_TABLE) && of_kind(RULE_PRIORITY) == Some(PRIORITY);
     is_ours.then_some(Mark { value: of_kind(RULE_MARK)?, mask: of_kind(RULE_MASK)? })

@@ -3,6 +3,7 @@
 //! What rtnetlink, ctnetlink and generic netlink have in common. What a message means is the affair of the module that
 //! sends it.
 
+pub mod address;
 mod batch;
 pub mod generic;
 
@@ -171,6 +172,11 @@ impl<'a> Attributes<'a> {
     /// The attributes after the fixed part of a payload.
     pub fn after(fixed: usize, payload: &'a [u8]) -> Self {
         Attributes(payload.get(fixed.next_multiple_of(ALIGNMENT)..).unwrap_or_default())
+    }
+
+    /// The value of the first attribute of a kind.
+    pub fn value(&self, wanted: u16) -> Option<&'a [u8]> {
+        self.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     }
 }
 
@@ -346,8 +352,7 @@ fn explanation(reply: &Reply<'_>) -> Option<Box<str>> {
         return None;
     }
     let fixed = if reply.kind == libc::NLMSG_DONE as u16 { 4 } else { 4 + HEADER };
-    let (_, text) =
-        Attributes::after(fixed, reply.payload).find(|(kind, _)| *kind == ERROR_ATTRIBUTE_MESSAGE)?;
+    let text = Attributes::after(fixed, reply.payload).value(ERROR_ATTRIBUTE_MESSAGE)?;
     Some(String::from_utf8_lossy(text).trim_end_matches('\0').into())
 }
 

@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use libc::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::constants::NETLINK_ROUTE;
 
+use super::netlink::address::family_number;
 use super::netlink::{Connection, NetlinkError, Request};
 use crate::model::Family;
 
@@ -155,8 +156,7 @@ impl Network {
         interface: &str,
         table: RoutingTable,
     ) -> Result<(), NetworkError> {
-        let family = self::family(family.unspecified());
-        let fixed = [family, 0, 0, 0, table.number(), 0, 0, RULE_TO_TABLE, 0, 0, 0, 0];
+        let fixed = [family_number(family), 0, 0, 0, table.number(), 0, 0, RULE_TO_TABLE, 0, 0, 0, 0];
         let mut request = Request::new(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &fixed);
         request.text(RULE_INPUT_INTERFACE, interface);
         self.execute(request, || format!("add a rule for packets from {interface}"))
@@ -195,23 +195,5 @@ fn interface_message(link: Link, flags: u32) -> [u8; INTERFACE_MESSAGE] {
 }
 
 fn family(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => libc::AF_INET as u8,
-        IpAddr::V6(_) => libc::AF_INET6 as u8,
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-fn from_octets(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
-        _ => None,
-    }
+    family_number(Family::of(address))
 }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use netlink_sys::constants::NETLINK_ROUTE;
 
 use super::netlink::{Attributes, Connection, NetlinkError, Request};
+use super::rtnetlink::address::InterfaceAddress;
 
-/// `struct ifaddrmsg` and `struct ifinfomsg`.
-const ADDRESS_MESSAGE: usize = 8;
+/// `struct ifinfomsg`.
 const LINK_MESSAGE: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,36 +35,23 @@ pub fn of(address: IpAddr) -> Result<Option<Uplink>, UplinkError> {
 fn find(address: IpAddr) -> Result<Option<Uplink>, NetlinkError> {
     let mut connection = Connection::open(NETLINK_ROUTE)?;
     let mut index = None;
-    connection.dump(Request::new(libc::RTM_GETADDR, 0, &[0; ADDRESS_MESSAGE]), &mut |payload| {
-        if own_address(payload) == Some(address) {
-            index = payload.get(4..8).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-        }
+    connection.dump(InterfaceAddress::list(), &mut |payload| {
+        let found = InterfaceAddress::parse(payload).filter(|found| found.address == address);
+        index = index.or(found.map(|found| found.interface));
     })?;
     let Some(index) = index else { return Ok(None) };
     let mut fixed = [0; LINK_MESSAGE];
-    fixed[4..8].copy_from_slice(&index);
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     let mut uplink = None;
     connection.query(Request::new(libc::RTM_GETLINK, 0, &fixed), &mut |payload| uplink = parse(payload))?;
     Ok(uplink)
 }
 
-/// `IFA_LOCAL`. With a peer, `IFA_ADDRESS` is the peer's.
-fn own_address(payload: &[u8]) -> Option<IpAddr> {
-    let attributes = Attributes::after(ADDRESS_MESSAGE, payload);
-    let of_kind = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let value = of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS))?;
-    match value.len() {
-        4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
-        _ => None,
-    }
-}
-
 fn parse(payload: &[u8]) -> Option<Uplink> {
     let attributes = Attributes::after(LINK_MESSAGE, payload);
-    let of_kind = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let name = String::from_utf8_lossy(of_kind(libc::IFLA_IFNAME)?).trim_end_matches('\0').to_owned();
-    let mtu = u32::from_ne_bytes(of_kind(libc::IFLA_MTU)?.try_into().ok()?);
+    let name =
+        String::from_utf8_lossy(attributes.value(libc::IFLA_IFNAME)?).trim_end_matches('\0').to_owned();
+    let mtu = u32::from_ne_bytes(attributes.value(libc::IFLA_MTU)?.try_into().ok()?);
     let link = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
     Some(Uplink { link, name, mtu })
 }

@@ -244,6 +244,18 @@ impl ServiceTable {
         self.note_change(name, before);
     }
 
+    /// As [`ServiceTable::set`], without the frontends that another ServicePort has: the one that has them keeps them, as
+    /// the compiler sees to.
+    #[cfg(test)]
+    pub fn set_what_is_free(&mut self, mut port: ServicePort) {
+        let is_free = |frontend: &Frontend| {
+            let owner = self.frontends.get(&port.key(frontend));
+            owner.is_none_or(|owner| owner.name == port.name)
+        };
+        port.frontends = port.frontends.iter().copied().filter(is_free).collect();
+        self.set(port);
+    }
+
     pub fn remove(&mut self, name: &ServicePortName) {
         if let Some(ByName(before)) = self.ports.take(name) {
             self.forget_frontends(&before);

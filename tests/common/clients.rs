@@ -108,7 +108,7 @@ pub fn send_out_of_window(rig: &Rig, server: &str, client: SocketAddr) {
     let server = address(server);
     let send = || {
         let socket =
-            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::empty(), Some(ipproto::TCP));
+            socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::TCP));
         let socket = socket.expect("this test needs root: a raw socket");
         bind(&socket, &SocketAddr::new(server.ip(), 0)).unwrap();
         for sequence in [0u32, 1 << 30, 1 << 31] {

@@ -38,10 +38,11 @@ pub fn tcp(namespace: &Namespace, address: &str) -> Server {
 
 /// `[::]` is IPv6 alone, so that the same port can be bound for IPv4.
 fn bind_tcp(address: &str) -> TcpListener {
-    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
     let address: SocketAddr = address.parse().unwrap();
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket(family, SocketType::STREAM, None).unwrap();
+    // Inherited by a process that another test starts, the port would stay taken.
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     sockopt::set_socket_reuseaddr(&socket, true).unwrap();
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true).unwrap();

@@ -121,7 +121,7 @@ fn member(kind: SetType, data: &[u8]) -> Option<Member> {
 }
 
 fn find(payload: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::after(FIXED, payload).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    Attributes::after(FIXED, payload).value(wanted)
 }
 
 fn byte(value: &[u8]) -> Option<u8> {

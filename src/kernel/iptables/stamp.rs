@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::os::fd::AsRawFd;
 
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::{Error, Flavour, Table, nft};
 use crate::model::Family;
@@ -106,7 +106,7 @@ impl StampReader {
             Family::V6 => (AddressFamily::INET6, libc::IPPROTO_IPV6),
         };
         // Any socket of the family will do; a raw one would need CAP_NET_RAW beside CAP_NET_ADMIN.
-        let socket = socket(family, SocketType::DGRAM, None)?;
+        let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         // SO_GET_INFO on a table that does not exist would create it.
         Table::ALL
             .into_iter()

@@ -48,7 +48,7 @@ fn get_family(name: &str) -> Request {
 }
 
 fn parse_id(payload: &[u8]) -> Option<u16> {
-    let (_, value) = Attributes::after(HEADER, payload).find(|(kind, _)| *kind == FAMILY_ID)?;
+    let value = Attributes::after(HEADER, payload).value(FAMILY_ID)?;
     Some(u16::from_ne_bytes(value.try_into().ok()?))
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Chosen, METRIC, ROUTE_PROTOCOL, Route, RouteChange, Way};
+use crate::kernel::netlink::address::{family_number, from_octets, octets};
 use crate::kernel::netlink::{Attributes, Request};
 use crate::model::Family;
 
@@ -67,7 +68,7 @@ fn get(address: IpAddr, flags: u32) -> Request {
 
 fn message(family: Family, prefix: u8) -> [u8; ROUTE_MESSAGE] {
     let mut fixed = [0; ROUTE_MESSAGE];
-    fixed[..2].copy_from_slice(&[number(family), prefix]);
+    fixed[..2].copy_from_slice(&[family_number(family), prefix]);
     fixed
 }
 
@@ -88,14 +89,14 @@ pub struct Told {
 /// The route in the payload of a message.
 pub fn parse(payload: &[u8]) -> Option<Told> {
     let &[family, prefix, _, _, table, protocol, _, kind, ..] = payload else { return None };
-    let family = Family::ALL.into_iter().find(|known| number(*known) == family)?;
+    let family = Family::ALL.into_iter().find(|known| family_number(*known) == family)?;
     let of_kind = |wanted| attribute(payload, wanted);
     let number = |kind| of_kind(kind).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
-    let address = of_kind(libc::RTA_DST).map_or(Some(family.unspecified()), address_of)?;
+    let address = of_kind(libc::RTA_DST).map_or(Some(family.unspecified()), from_octets)?;
     let other_ways = [libc::RTA_VIA, libc::RTA_MULTIPATH];
     Some(Told {
         destination: IpNet::new(address, prefix).ok()?,
-        gateway: of_kind(libc::RTA_GATEWAY).and_then(address_of),
+        gateway: of_kind(libc::RTA_GATEWAY).and_then(from_octets),
         link: number(libc::RTA_OIF),
         metric: number(libc::RTA_PRIORITY).unwrap_or_default(),
         protocol,
@@ -132,27 +133,5 @@ impl Told {
 }
 
 pub fn attribute(payload: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::after(ROUTE_MESSAGE, payload).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
-pub fn address_of(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
-        _ => None,
-    }
-}
-
-pub fn number(family: Family) -> u8 {
-    match family {
-        Family::V4 => libc::AF_INET as u8,
-        Family::V6 => libc::AF_INET6 as u8,
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
+    Attributes::after(ROUTE_MESSAGE, payload).value(wanted)
 }

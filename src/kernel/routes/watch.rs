@@ -11,14 +11,13 @@ use rustix::net::sockopt;
 
 use super::codec;
 use super::{ROUTE_PROTOCOL, RoutesError};
-use crate::kernel::netlink::{Attributes, Connection, Replies, Reply};
+use crate::kernel::netlink::{Connection, Replies, Reply};
+use crate::kernel::rtnetlink::address::InterfaceAddress;
 
 /// A message about a link is 2 KiB long, or more with many virtual functions: what is cut off does not count.
 const LONGEST: usize = 32 << 10;
 /// Some thousand notifications; what does not fit is told as lost.
 const RECEIVE_BUFFER: usize = 2 << 20;
-/// `struct ifaddrmsg` and `struct ifinfomsg`.
-const ADDRESS_MESSAGE: usize = 8;
 
 const GROUPS: libc::c_int = libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_ROUTE
@@ -109,8 +108,8 @@ fn parse(reply: &Reply<'_>) -> Option<Notice> {
         // `ifi_index` and `ifa_index` stand in the same place.
         libc::RTM_NEWLINK | libc::RTM_DELLINK => Some(Notice::Link(index(reply.payload)?)),
         libc::RTM_NEWADDR | libc::RTM_DELADDR => {
-            let link = index(reply.payload)?;
-            Some(Notice::Address { link, address: address(reply.payload)? })
+            let InterfaceAddress { address, interface, .. } = InterfaceAddress::parse(reply.payload)?;
+            Some(Notice::Address { link: interface, address })
         }
         _ => None,
     }
@@ -118,11 +117,4 @@ fn parse(reply: &Reply<'_>) -> Option<Notice> {
 
 fn index(payload: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?))
-}
-
-/// The link's own one. With a peer, `IFA_ADDRESS` is the peer's.
-fn address(payload: &[u8]) -> Option<IpAddr> {
-    let attributes = Attributes::after(ADDRESS_MESSAGE, payload);
-    let of_kind = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS)).and_then(codec::address_of)
 }

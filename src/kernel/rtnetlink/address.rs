@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::change::Change;
-use super::{Link, Network, NetworkError, family, from_octets, octets};
+use super::{Link, Network, NetworkError, family};
+use crate::kernel::netlink::address::{from_octets, octets};
 use crate::kernel::netlink::{Attributes, Request};
+use crate::model::Family;
 
 /// `struct ifaddrmsg`.
 const FIXED: usize = 8;
@@ -39,21 +41,44 @@ impl Network {
     pub fn addresses(&mut self, link: Link) -> Result<Vec<IpNet>, NetworkError> {
         let mut found = Vec::new();
         let mut note = |payload: &[u8]| {
-            if payload.get(4..FIXED) == Some(&link.0.to_ne_bytes()) {
-                found.extend(parse(payload));
-            }
+            let ours = InterfaceAddress::parse(payload).filter(|found| found.interface == link.0);
+            found.extend(ours.and_then(|found| IpNet::new(found.address, found.prefix).ok()));
         };
         self.connection
-            .dump(Request::new(libc::RTM_GETADDR, 0, &[0; FIXED]), &mut note)
+            .dump(InterfaceAddress::list(), &mut note)
             .map_err(|source| NetworkError { attempted: "list addresses".into(), source })?;
         Ok(found)
     }
 }
 
-/// The interface's own address. With a peer, `IFA_ADDRESS` is the peer's.
-fn parse(payload: &[u8]) -> Option<IpNet> {
-    let of_kind = |wanted| Attributes::after(FIXED, payload).find(|(kind, _)| *kind == wanted);
-    let (_, value) = of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS))?;
-    let address: IpAddr = from_octets(value)?;
-    IpNet::new(address, *payload.get(1)?).ok()
+/// An address of an interface, as the kernel tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    pub address: IpAddr,
+    /// Its number.
+    pub interface: u32,
+    pub prefix: u8,
+    pub scope: u8,
+}
+
+impl InterfaceAddress {
+    /// `ip address show`, both families. Answered with payloads for [`InterfaceAddress::parse`].
+    pub fn list() -> Request {
+        Request::new(libc::RTM_GETADDR, 0, &[0; FIXED])
+    }
+
+    /// The payload of `RTM_NEWADDR` and `RTM_DELADDR`. The address is the interface's own: with a peer, `IFA_ADDRESS` is
+    /// the peer's.
+    pub fn parse(payload: &[u8]) -> Option<Self> {
+        let &[_, prefix, _, scope, i0, i1, i2, i3, ..] = payload else { return None };
+        let attributes = Attributes::after(FIXED, payload);
+        let value = attributes.value(libc::IFA_LOCAL).or_else(|| attributes.value(libc::IFA_ADDRESS))?;
+        let interface = u32::from_ne_bytes([i0, i1, i2, i3]);
+        Some(InterfaceAddress { address: from_octets(value)?, interface, prefix, scope })
+    }
+
+    /// Whether it is alone in its network, as a virtual address is.
+    pub fn is_host(&self) -> bool {
+        self.prefix == Family::of(self.address).bits()
+    }
 }

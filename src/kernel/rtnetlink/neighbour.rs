@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::change::Change;
-use super::{HardwareAddress, Link, family, octets};
+use super::{HardwareAddress, Link, family};
 use crate::kernel::netlink::Request;
+use crate::kernel::netlink::address::octets;
 
 /// `NDA_DST` and `NDA_LLADDR` of `linux/neighbour.h`.
 const DESTINATION: u16 = 1;

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Link, Network, NetworkError, family, from_octets, octets};
+use super::{Link, Network, NetworkError, family};
+use crate::kernel::netlink::address::family_number;
+use crate::kernel::netlink::address::{from_octets, octets};
 use crate::kernel::netlink::{Attributes, Request};
 use crate::model::Family;
 
@@ -43,7 +45,7 @@ impl Network {
     /// `ip route show table main`, of one family.
     pub fn routes(&mut self, family: Family) -> Result<Vec<InstalledRoute>, NetworkError> {
         let mut fixed = [0; FIXED];
-        fixed[0] = self::family(family.unspecified());
+        fixed[0] = family_number(family);
         let mut found = Vec::new();
         let mut note = |payload: &[u8]| {
             found.extend(parse(payload).filter(|route| route.table == libc::RT_TABLE_MAIN));

@@ -82,7 +82,6 @@ impl Network {
 fn parse(payload: &[u8], link: Link) -> Option<String> {
     let is_of_link = payload.get(4..8)? == link.0.to_ne_bytes();
     let is_root = payload.get(12..16)? == ROOT.to_ne_bytes();
-    let (_, kind) = Attributes::after(FIXED, payload).find(|(kind, _)| *kind == KIND)?;
-    let text = String::from_utf8_lossy(kind);
+    let text = String::from_utf8_lossy(Attributes::after(FIXED, payload).value(KIND)?);
     (is_of_link && is_root).then(|| text.trim_end_matches('\0').to_owned())
 }

@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 
 use super::change::Change;
-use super::{Hop, RoutingTable, family, octets};
+use super::{Hop, RoutingTable, family};
 use crate::kernel::netlink::Request;
+use crate::kernel::netlink::address::octets;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{AddressChange, ROUTE_PROTOCOL};
+use crate::kernel::netlink::address::{family_number, from_octets, octets};
 use crate::kernel::netlink::{Attributes, Request};
 use crate::model::Family;
 
@@ -36,7 +37,7 @@ impl Existing {
 /// `ip route show type local table local proto PROTOCOL`
 pub fn list_routes(family: Family, protocol: u8) -> Request {
     let mut fixed = [0; ROUTE_MESSAGE];
-    fixed[0] = number(family);
+    fixed[0] = family_number(family);
     fixed[4..8].copy_from_slice(&[libc::RT_TABLE_LOCAL, protocol, 0, libc::RTN_LOCAL]);
     Request::new(libc::RTM_GETROUTE, 0, &fixed)
 }
@@ -54,7 +55,7 @@ pub fn delete_route(address: IpAddr, source: Option<IpAddr>) -> Request {
 fn route(kind: u16, flags: i32, address: IpAddr, source: Option<IpAddr>) -> Request {
     let family = Family::of(address);
     let mut fixed = [0; ROUTE_MESSAGE];
-    fixed[..2].copy_from_slice(&[number(family), family.bits()]);
+    fixed[..2].copy_from_slice(&[family_number(family), family.bits()]);
     fixed[4..8].copy_from_slice(&[
         libc::RT_TABLE_LOCAL,
         ROUTE_PROTOCOL,
@@ -83,14 +84,15 @@ pub fn parse_route(payload: &[u8]) -> Option<LocalRoute> {
     if (table, kind) != (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL) {
         return None;
     }
-    let address = address_in(ROUTE_MESSAGE, payload, libc::RTA_DST)?;
-    let source = address_in(ROUTE_MESSAGE, payload, libc::RTA_PREFSRC);
+    let attributes = Attributes::after(ROUTE_MESSAGE, payload);
+    let address = attributes.value(libc::RTA_DST).and_then(from_octets)?;
+    let source = attributes.value(libc::RTA_PREFSRC).and_then(from_octets);
     (prefix == Family::of(address).bits()).then_some(LocalRoute { address, source, protocol })
 }
 
 /// `ip address show [dev INTERFACE]`; interface 0 stands for all.
 pub fn list_addresses(family: Family, interface: u32) -> Request {
-    Request::new(libc::RTM_GETADDR, 0, &address_message(number(family), 0, 0, interface))
+    Request::new(libc::RTM_GETADDR, 0, &address_message(family_number(family), 0, 0, interface))
 }
 
 /// `ip address add|del ADDRESS dev INTERFACE nodad`
@@ -100,7 +102,7 @@ pub fn change_address(change: &AddressChange, interface: u32) -> Request {
         AddressChange::Remove(_) => (libc::RTM_DELADDR, 0),
     };
     let family = Family::of(change.address());
-    let fixed = address_message(number(family), family.bits(), libc::IFA_F_NODAD as u8, interface);
+    let fixed = address_message(family_number(family), family.bits(), libc::IFA_F_NODAD as u8, interface);
     let mut request = Request::new(kind, flags, &fixed);
     let octets = octets(change.address());
     request.attribute(libc::IFA_LOCAL, &octets).attribute(libc::IFA_ADDRESS, &octets);
@@ -110,50 +112,4 @@ pub fn change_address(change: &AddressChange, interface: u32) -> Request {
 fn address_message(family: u8, prefix: u8, flags: u8, interface: u32) -> [u8; ADDRESS_MESSAGE] {
     let [i0, i1, i2, i3] = interface.to_ne_bytes();
     [family, prefix, flags, 0, i0, i1, i2, i3]
-}
-
-/// An address of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InterfaceAddress {
-    pub address: IpAddr,
-    pub interface: u32,
-    pub prefix: u8,
-    pub scope: u8,
-}
-
-impl InterfaceAddress {
-    /// Whether it is alone in its network, as a virtual address is.
-    pub fn is_host(&self) -> bool {
-        self.prefix == Family::of(self.address).bits()
-    }
-}
-
-pub fn parse_address(payload: &[u8]) -> Option<InterfaceAddress> {
-    let &[_, prefix, _, scope, i0, i1, i2, i3, ..] = payload else { return None };
-    let of_kind = |kind| address_in(ADDRESS_MESSAGE, payload, kind);
-    let address = of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS))?;
-    Some(InterfaceAddress { address, interface: u32::from_ne_bytes([i0, i1, i2, i3]), prefix, scope })
-}
-
-fn address_in(fixed: usize, payload: &[u8], wanted: u16) -> Option<IpAddr> {
-    let (_, value) = Attributes::after(fixed, payload).find(|(kind, _)| *kind == wanted)?;
-    match value.len() {
-        4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
-        _ => None,
-    }
-}
-
-fn number(family: Family) -> u8 {
-    match family {
-        Family::V4 => libc::AF_INET as u8,
-        Family::V6 => libc::AF_INET6 as u8,
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }

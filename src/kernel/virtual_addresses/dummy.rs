@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use netlink_sys::constants::NETLINK_ROUTE;
 
-use super::codec::{self, InterfaceAddress};
+use super::codec;
 use super::watch::{Topic, Watch};
 use super::{AddressChange, AddressRefusal, Failures, VirtualAddressError, VirtualAddresses};
 use crate::kernel::netlink::{Connection, NetlinkError, Reply, Request};
+use crate::kernel::rtnetlink::address::InterfaceAddress;
 use crate::model::Family;
 
 /// kube-proxy's name for it, which network plugins and tools know.
@@ -53,7 +54,7 @@ impl DummyDevice {
         let mut addresses = Vec::new();
         self.connection
             .dump(codec::list_addresses(family, interface), &mut |payload| {
-                addresses.extend(codec::parse_address(payload));
+                addresses.extend(InterfaceAddress::parse(payload));
             })
             .map_err(|source| VirtualAddressError::List { family, source })?;
         Ok(addresses)
@@ -104,7 +105,7 @@ impl DummyDevice {
 
 /// Whether a notification says that the device has an address that it should not have, or lacks one.
 fn matters(notification: &Reply<'_>, index: u32, expected: &BTreeSet<IpAddr>) -> bool {
-    let Some(found) = codec::parse_address(notification.payload) else { return false };
+    let Some(found) = InterfaceAddress::parse(notification.payload) else { return false };
     let is_expected = expected.contains(&found.address);
     let agrees = match notification.kind {
         libc::RTM_NEWADDR => is_expected,

@@ -12,6 +12,7 @@ use super::codec::{self, LocalRoute};
 use super::watch::{Topic, Watch};
 use super::{AddressChange, VirtualAddressError, VirtualAddresses};
 use crate::kernel::netlink::{Connection, NetlinkError, Reply};
+use crate::kernel::rtnetlink::address::InterfaceAddress;
 use crate::model::Family;
 
 /// Our number in `ip route show proto N`.
@@ -64,7 +65,7 @@ fn matters(notification: &Reply<'_>) -> bool {
             codec::parse_route(notification.payload)
                 .is_some_and(|route| route.protocol == ROUTE_PROTOCOL || replaces)
         }
-        libc::RTM_DELADDR => codec::parse_address(notification.payload)
+        libc::RTM_DELADDR => InterfaceAddress::parse(notification.payload)
             .is_some_and(|address| address.scope != libc::RT_SCOPE_LINK),
         _ => false,
     }

@@ -26,7 +26,7 @@ pub use cleanup::remove_kube_proxy;
 pub use plan::{Plan, Refused};
 pub use render::{InvalidPackets, MasqueradePorts, Settings};
 
-pub(super) use base::{CANARY, Jump, MARK_MASQUERADE};
+pub(super) use base::{CANARY, JUMPS, Jump, LAYOUT, MARK_MASQUERADE};
 pub(super) use cleanup::{remove_chain, remove_ours};
 pub(super) use observe::{Layout, Observed, observe};
 pub(super) use render::{ContentHash, Style, network};

@@ -4,40 +4,39 @@
 use super::names::{ServiceMarks, Set};
 use crate::kernel::iptables::Table;
 use crate::model::Family;
-use crate::modes::iptables::{CANARY, InvalidPackets, Jump, Layout, MARK_MASQUERADE, Style};
+use crate::modes::iptables::{self, CANARY, InvalidPackets, Jump, Layout, MARK_MASQUERADE, Style};
 use crate::modes::skeleton::Chain;
 
 /// The chains of the table that no other mode writes to.
 pub const ADMISSION: &str = "FERRO-ADMISSION";
 pub const REPLIES: &str = "FERRO-REPLIES";
 
-/// In the order in which they stand in each chain. Those of nat and filter are the iptables mode's, to the letter.
-const JUMPS: [Jump; 10] = [
-    Jump { table: Table::Mangle, chain: "PREROUTING", rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION" },
-    Jump {
-        table: Table::Mangle,
-        chain: "PREROUTING",
-        rule: "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j FERRO-REPLIES",
-    },
-    Jump { table: Table::Mangle, chain: "OUTPUT", rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION" },
-    Jump { table: Table::Nat, chain: "PREROUTING", rule: "-j FERRO-SERVICES" },
-    Jump { table: Table::Nat, chain: "OUTPUT", rule: "-j FERRO-SERVICES" },
-    Jump { table: Table::Nat, chain: "POSTROUTING", rule: "-j FERRO-POSTROUTING" },
-    Jump {
-        table: Table::Filter,
-        chain: "INPUT",
-        rule: "-p tcp -m conntrack --ctstate NEW -j FERRO-HEALTH-CHECKS",
-    },
-    Jump { table: Table::Filter, chain: "INPUT", rule: "-m conntrack --ctstate NEW -j FERRO-FILTER" },
-    Jump { table: Table::Filter, chain: "FORWARD", rule: "-j FERRO-FORWARD" },
-    Jump { table: Table::Filter, chain: "OUTPUT", rule: "-m conntrack --ctstate NEW -j FERRO-FILTER" },
-];
-
-pub static LAYOUT: Layout = Layout {
-    tables: &Table::ALL,
-    guests: &[(Table::Filter, CANARY), (Table::Nat, CANARY), (Table::Nat, MARK_MASQUERADE)],
-    jumps: &JUMPS,
+/// In the order in which they stand in each chain.
+const JUMPS: [Jump; 10] = {
+    let [prerouting, output, postrouting, health_checks, input, forward, filter_output] = iptables::JUMPS;
+    [
+        Jump {
+            table: Table::Mangle,
+            chain: "PREROUTING",
+            rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION",
+        },
+        Jump {
+            table: Table::Mangle,
+            chain: "PREROUTING",
+            rule: "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j FERRO-REPLIES",
+        },
+        Jump { table: Table::Mangle, chain: "OUTPUT", rule: "-m conntrack --ctstate NEW -j FERRO-ADMISSION" },
+        prerouting,
+        output,
+        postrouting,
+        health_checks,
+        input,
+        forward,
+        filter_output,
+    ]
 };
+
+pub static LAYOUT: Layout = Layout { tables: &Table::ALL, guests: iptables::LAYOUT.guests, jumps: &JUMPS };
 
 pub fn is_ours(chain: &str) -> bool {
     chain.starts_with("FERRO-") || matches!(chain, CANARY | MARK_MASQUERADE)

@@ -1,8 +1,6 @@
 //! The fixed skeleton: the chains where packets enter, and the few rules that ask the sets. No Service appears in them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::Settings;
 use super::hooks::{
@@ -11,14 +9,15 @@ use super::hooks::{
 };
 use super::names::{Keying, Set};
 use super::pods::Pods;
+use super::rules;
 use super::traffic::Counting;
 use crate::kernel::nftables::expression::{
     CtDirection, FibLookup, FibScope, Membership, NatFlags, PacketEnd,
 };
 use crate::kernel::nftables::selector::Selector;
-use crate::kernel::nftables::statement::{Mark, Reject};
+use crate::kernel::nftables::statement::Mark;
 use crate::kernel::nftables::{Chain, Rule, Statement, Value, Verdict};
-use crate::model::{Family, Protocol, ServiceTable};
+use crate::model::{Family, ServiceTable};
 use crate::modes::iptables::InvalidPackets;
 
 /// Bits of `ct state` and of `ct status`.
@@ -82,7 +81,7 @@ impl Style {
     fn rules(&self, chain: &str) -> Vec<Rule> {
         match chain {
             REMEMBER => self.remember(),
-            REJECTION => self.rejection(),
+            REJECTION => rules::rejection(self.family),
             NODE_REFUSE => vec![self.rejecting(self.is_in(Set::Reject, Keying::Node))],
             REFUSE => self.refuse(),
             NODE_ADMISSION => self.admission(Keying::Node, Path::Prerouting),
@@ -120,24 +119,8 @@ impl Style {
         lookup(vec![Selector::DestinationAddress(self.family)], Membership::In, set, Keying::Address)
     }
 
-    /// The kernel knows the node's own addresses: nothing has to be polled. Loopback addresses have no NodePorts, as that
-    /// would need `route_localnet` (CVE-2020-8558).
     fn enter_node(&self, chain: &str) -> Vec<Rule> {
-        let destination = Selector::DestinationAddress(self.family);
-        let lookup = FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere };
-        let rule = |network: Option<&IpNet>| {
-            let within = network.map(|network| Statement::Within(destination.clone(), *network));
-            let own = [
-                Statement::Outside(destination.clone(), loopback(self.family)),
-                Statement::IsLocal(Selector::AddressType(lookup)),
-                Statement::Verdict(Verdict::Goto(chain.into())),
-            ];
-            Rule::new(within.into_iter().chain(own).collect::<Vec<_>>())
-        };
-        match &self.node_ports {
-            None => vec![rule(None)],
-            Some(networks) => networks.iter().map(|network| rule(Some(network))).collect(),
-        }
+        rules::to_node(self.family, self.node_ports.as_deref(), chain)
     }
 
     fn enter_admission(&self, path: Path) -> Vec<Rule> {
@@ -161,13 +144,13 @@ impl Style {
             let mut source = keying.selectors(self.family);
             source.push(Selector::SourceAddress(self.family));
             let outside = lookup(source, Membership::NotIn, Set::SourceRanges, keying);
-            rules.push(dropping([self.is_in(Set::Guarded, keying), outside]));
+            rules.push(rules::dropping([self.is_in(Set::Guarded, keying), outside]));
         }
-        rules.push(dropping([self.is_in(Set::Drop, keying)]));
+        rules.push(rules::dropping([self.is_in(Set::Drop, keying)]));
         if path == Path::Prerouting {
             let mut matches = self.pods.are_not_the_source(path);
             matches.push(self.is_in(Set::DropOutside, keying));
-            rules.push(dropping(matches));
+            rules.push(rules::dropping(matches));
         }
         rules
     }
@@ -256,7 +239,9 @@ impl Style {
             let invalid = Statement::Any(Selector::CtState, INVALID);
             let of_pods = self.pods.at_either_end().into_iter();
             rules.extend(
-                of_pods.map(|pods| dropping(pods.into_iter().chain([invalid.clone()]).collect::<Vec<_>>())),
+                of_pods.map(|pods| {
+                    rules::dropping(pods.into_iter().chain([invalid.clone()]).collect::<Vec<_>>())
+                }),
             );
         }
         rules.push(enter_refuse());
@@ -281,7 +266,7 @@ impl Style {
     fn unallocated(&self) -> Rule {
         let destination = FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere };
         let is_elsewhere = Statement::IsNotLocal(Selector::AddressType(destination));
-        dropping([self.to_address(Set::ServiceNetworks), is_elsewhere])
+        rules::dropping([self.to_address(Set::ServiceNetworks), is_elsewhere])
     }
 
     /// Which endpoint the client of a translated connection got. A ClusterIP whose port has the number of a NodePort may be
@@ -293,20 +278,6 @@ impl Style {
 
     fn rejecting(&self, what: Statement) -> Rule {
         Rule::new([what, Statement::Verdict(Verdict::Goto(REJECTION.into()))])
-    }
-
-    /// A reset is taken at once. An ICMP error that finds its local socket busy connecting is kept as a soft error: the
-    /// client hears of it a second later, when its SYN was repeated. What has no ports, such as ping, is left alone.
-    fn rejection(&self) -> Vec<Rule> {
-        let rule = |protocol, how| {
-            let is = Statement::Is(Selector::Protocol, Value::protocol(protocol));
-            Rule::new([is, Statement::Reject(how)])
-        };
-        vec![
-            rule(Protocol::Tcp, Reject::TcpReset),
-            rule(Protocol::Udp, Reject::PortUnreachable(self.family)),
-            rule(Protocol::Sctp, Reject::PortUnreachable(self.family)),
-        ]
     }
 }
 
@@ -338,19 +309,6 @@ fn enter_refuse() -> Rule {
     Rule::new([new, Statement::Verdict(Verdict::Jump(REFUSE.into()))])
 }
 
-fn dropping(matches: impl Into<Vec<Statement>>) -> Rule {
-    let mut statements = matches.into();
-    statements.push(Statement::Verdict(Verdict::Drop));
-    Rule::new(statements)
-}
-
 fn lookup(key: Vec<Selector>, membership: Membership, set: Set, keying: Keying) -> Statement {
     Statement::Lookup { key, membership, set: set.name(keying).into() }
-}
-
-fn loopback(family: Family) -> IpNet {
-    match family {
-        Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-        Family::V6 => IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)),
-    }
 }

@@ -21,6 +21,7 @@ mod plan;
 mod planner;
 pub(super) mod pods;
 mod render;
+pub(super) mod rules;
 mod slots;
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ impl<'a> Level<'a> {
     }
 
     fn find(&self, wanted: u16) -> Option<&'a [u8]> {
-        self.0.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+        self.0.value(wanted)
     }
 
     fn array<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {

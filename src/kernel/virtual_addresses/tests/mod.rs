@@ -9,6 +9,7 @@ use super::codec::{self, Existing, LocalRoute};
 use super::*;
 use crate::kernel::netlink::{Replies, Request};
 use crate::kernel::netns::Namespace;
+use crate::kernel::rtnetlink::address::InterfaceAddress;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -108,7 +109,7 @@ fn routes_are_read() {
         LocalRoute { address: ip("10.96.0.10"), source: Some(ip("172.18.0.2")), protocol: ROUTE_PROTOCOL };
     assert_eq!(codec::parse_route(ROUTE), Some(expected));
     for length in 0..ROUTE.len() {
-        let _ = (codec::parse_route(&ROUTE[..length]), codec::parse_address(&ROUTE[..length]));
+        let _ = (codec::parse_route(&ROUTE[..length]), InterfaceAddress::parse(&ROUTE[..length]));
     }
     for (offset, other) in [(1, 24), (4, 254), (7, 1)] {
         let mut route = ROUTE.to_vec();

@@ -118,20 +118,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// No ServicePort may have another's frontend: the one that has it keeps it, as the compiler sees to.
-fn set(table: &mut ServiceTable, mut port: ServicePort) {
-    let is_free = |frontend: &Frontend| {
-        let owner = table.frontends().get(&port.key(frontend));
-        owner.is_none_or(|owner| owner.name == port.name)
-    };
-    port.frontends = port.frontends.iter().copied().filter(is_free).collect();
-    table.set(port);
-}
-
 fn act(step: &Step, mut bench: Bench, table: &mut ServiceTable) -> Bench {
     let family = table.family();
     match step {
-        Step::Set(draws) => draws.iter().for_each(|draw| set(table, draw.port(family))),
+        Step::Set(draws) => draws.iter().for_each(|draw| table.set_what_is_free(draw.port(family))),
         Step::Remove(names) => {
             for (index, protocol) in names {
                 let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp][usize::from(*protocol)];
@@ -139,9 +129,9 @@ fn act(step: &Step, mut bench: Bench, table: &mut ServiceTable) -> Bench {
             }
         }
         Step::Flicker(draw) => {
-            set(table, draw.port(family));
+            table.set_what_is_free(draw.port(family));
             table.remove(&draw.name());
-            set(table, draw.port(family));
+            table.set_what_is_free(draw.port(family));
         }
         Step::Node { masquerade_all, addresses } => {
             let mut node = NodePolicy { masquerade_all: *masquerade_all, ..node() };

@@ -103,25 +103,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// No ServicePort may have another's frontend: the one that has it keeps it, as the compiler sees to.
-fn set(table: &mut ServiceTable, mut port: ServicePort) {
-    let is_free = |frontend: &Frontend| {
-        let owner = table.frontends().get(&port.key(frontend));
-        owner.is_none_or(|owner| owner.name == port.name)
-    };
-    port.frontends = port.frontends.iter().copied().filter(is_free).collect();
-    table.set(port);
-}
-
 fn act(step: &Step, mut bench: Bench, table: &mut ServiceTable) -> Bench {
     let family = table.family();
     match step {
-        Step::Set(draws) => draws.iter().for_each(|draw| set(table, draw.port(family))),
+        Step::Set(draws) => draws.iter().for_each(|draw| table.set_what_is_free(draw.port(family))),
         Step::Remove(names) => names.iter().for_each(|of| table.remove(&name(&format!("s{of}")))),
         Step::Flicker(draw) => {
-            set(table, draw.port(family));
+            table.set_what_is_free(draw.port(family));
             table.remove(&name(&format!("s{}", draw.name)));
-            set(table, draw.port(family));
+            table.set_what_is_free(draw.port(family));
         }
         Step::MasqueradeAll(masquerade_all) => {
             table.set_node(NodePolicy { masquerade_all: *masquerade_all, ..node() });

@@ -1,19 +1,20 @@
 //! The fixed skeleton: the chains where packets enter, and the few rules that ask the sets. No Service appears in them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::names::SetId;
 use crate::kernel::nftables::chain::{ChainKind, Hook};
-use crate::kernel::nftables::expression::{CtDirection, FibLookup, FibScope, Membership, PacketEnd};
+use crate::kernel::nftables::expression::{CtDirection, Membership};
 use crate::kernel::nftables::selector::Selector;
-use crate::kernel::nftables::statement::{Mark, Reject};
+use crate::kernel::nftables::statement::Mark;
 use crate::kernel::nftables::{Chain, Rule, Statement, Value, Verdict};
 use crate::model::{Family, Protocol, ServiceTable};
 use crate::modes::nftables::base::Path;
 use crate::modes::nftables::names::Keying;
 use crate::modes::nftables::pods::Pods;
+use crate::modes::nftables::rules;
 use crate::modes::userspace::Settings;
 use crate::modes::userspace::capture::Set;
 use crate::modes::userspace::sockets::{Ports, listening};
@@ -90,7 +91,7 @@ impl Style {
 
     fn rules(&self, chain: &str) -> Vec<Rule> {
         match chain {
-            REJECTION => self.rejection(),
+            REJECTION => rules::rejection(self.family),
             NODE_REFUSE => vec![self.leading(SetId(Set::Reject, Keying::Node), REJECTION)],
             REFUSE => self.refuse(),
             NODE_ADMISSION => self.admission(Keying::Node, Path::Prerouting),
@@ -173,23 +174,8 @@ impl Style {
         Rule::new([self.is_in(id), Statement::Verdict(Verdict::Goto(chain.into()))])
     }
 
-    /// The kernel knows the node's own addresses: nothing has to be polled.
     fn enter_node(&self, chain: &str) -> Vec<Rule> {
-        let destination = Selector::DestinationAddress(self.family);
-        let lookup = FibLookup { end: PacketEnd::Destination, scope: FibScope::Anywhere };
-        let rule = |network: Option<&IpNet>| {
-            let within = network.map(|network| Statement::Within(destination.clone(), *network));
-            let own = [
-                Statement::Outside(destination.clone(), loopback(self.family)),
-                Statement::IsLocal(Selector::AddressType(lookup)),
-                Statement::Verdict(Verdict::Goto(chain.into())),
-            ];
-            Rule::new(within.into_iter().chain(own).collect::<Vec<_>>())
-        };
-        match &self.node_ports {
-            None => vec![rule(None)],
-            Some(networks) => networks.iter().map(|network| rule(Some(network))).collect(),
-        }
+        rules::to_node(self.family, self.node_ports.as_deref(), chain)
     }
 
     /// What a Service has at an address is no NodePort's, also where the address is one of the node's own.
@@ -219,13 +205,13 @@ impl Style {
             key.push(Selector::SourceAddress(self.family));
             let ranges = SetId(Set::SourceRanges, keying).name().into();
             let outside = Statement::Lookup { key, membership: Membership::NotIn, set: ranges };
-            rules.push(dropping([self.is_in(SetId(Set::Guarded, keying)), outside]));
+            rules.push(rules::dropping([self.is_in(SetId(Set::Guarded, keying)), outside]));
         }
-        rules.push(dropping([self.is_in(SetId(Set::Drop, keying))]));
+        rules.push(rules::dropping([self.is_in(SetId(Set::Drop, keying))]));
         if path == Path::Prerouting {
             let mut matches = self.pods.are_not_the_source(path);
             matches.push(self.is_in(SetId(Set::DropOutside, keying)));
-            rules.push(dropping(matches));
+            rules.push(rules::dropping(matches));
         }
         rules
     }
@@ -239,19 +225,6 @@ impl Style {
         ];
         rules.extend(self.enter_node(NODE_REFUSE));
         rules
-    }
-
-    /// As in the nftables mode: a reset is taken at once, and what has no ports, such as ping, is left alone.
-    fn rejection(&self) -> Vec<Rule> {
-        let rule = |protocol, how| {
-            let is = Statement::Is(Selector::Protocol, Value::protocol(protocol));
-            Rule::new([is, Statement::Reject(how)])
-        };
-        vec![
-            rule(Protocol::Tcp, Reject::TcpReset),
-            rule(Protocol::Udp, Reject::PortUnreachable(self.family)),
-            rule(Protocol::Sctp, Reject::PortUnreachable(self.family)),
-        ]
     }
 }
 
@@ -287,17 +260,4 @@ fn enter_refuse() -> Vec<Rule> {
         Rule::new([Statement::Any(Selector::CtState, NEW), jump()]),
         Rule::new([is_udp, Statement::Direction(CtDirection::Original), jump()]),
     ]
-}
-
-fn dropping(matches: impl Into<Vec<Statement>>) -> Rule {
-    let mut statements = matches.into();
-    statements.push(Statement::Verdict(Verdict::Drop));
-    Rule::new(statements)
-}
-
-fn loopback(family: Family) -> IpNet {
-    match family {
-        Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-        Family::V6 => IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)),
-    }
 }
