@@ -308,6 +308,7 @@ fn replace_by_static_routes(mesh: &Mesh) {
         let host = &mesh.node(node).namespace;
         let mut cleanup = host.command(PROGRAM).unwrap();
         let cleanup = cleanup.args(["cleanup", "--cni-conf-dir", mesh::CONFIGURATIONS]);
+        let cleanup = cleanup.args(["--cni-bin-dir", mesh::PLUGINS]);
         assert!(cleanup.status().unwrap().success());
         run(host, &format!("route add 10.244.{other}.0/24 via {}", mesh::address(other, Family::V4)));
     }

@@ -180,8 +180,10 @@ fn annotations_say_what_there_is_and_are_written_only_when_they_say_something_el
         cluster.run(
             1,
             &format!(
-                "{PROGRAM} cleanup --cni-conf-dir {} --kubeconfig {kubeconfig} --hostname-override node1",
-                lab::CONFIGURATIONS
+                "{PROGRAM} cleanup --cni-conf-dir {} --cni-bin-dir {} --kubeconfig {kubeconfig} \
+                 --hostname-override node1",
+                lab::CONFIGURATIONS,
+                lab::PLUGINS,
             ),
         );
         assert_eq!(annotations(&server), json!({"example.com/others": "stays"}));
