@@ -29,6 +29,8 @@ pub enum What {
     CutAfter(usize),
     /// The first line is the error 410.
     GoneInStream,
+    /// The first line is the error 500.
+    FaultInStream,
     /// A streaming list that is closed before its end is marked.
     WithoutEnd,
     /// A streaming list that has this line before its end.

@@ -90,6 +90,10 @@ impl Watch {
                 let _ = self.line("ERROR", &gone.body);
                 return;
             }
+            Some(What::FaultInStream) => {
+                let _ = self.line("ERROR", &Refusal::new(500, "InternalError", "as told".to_owned()).body);
+                return;
+            }
             _ => {}
         }
         if self.begin().await.is_err() {

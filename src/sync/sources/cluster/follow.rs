@@ -16,7 +16,7 @@ use super::super::{Gone, SourceStats};
 use super::Timing;
 use super::backoff::Backoff;
 use super::connection::Connection;
-use super::requests::{Failure, Lines, Resource, Start};
+use super::requests::{Failure, Lines, Resource, Start, Without};
 
 /// As kube-proxy asks for them.
 const PAGE: u32 = 500;
@@ -48,7 +48,10 @@ impl<I> Copy for Shared<'_, I> {}
 pub struct Follower<'a, I> {
     shared: Shared<'a, I>,
     resource: Resource,
+    /// How the next list is asked for.
     strategy: Strategy,
+    /// How lists are asked for while none fails.
+    usual: Strategy,
     /// Where to go on; `None` where only a list can tell.
     version: Option<String>,
     /// Whether there was anything at all, so that a list of nothing is doubtful.
@@ -98,6 +101,7 @@ impl<'a, I: From<Event>> Follower<'a, I> {
             shared,
             resource,
             strategy: Strategy::Streaming,
+            usual: Strategy::Streaming,
             version: None,
             any: false,
             seen: 0,
@@ -135,16 +139,19 @@ impl<'a, I: From<Event>> Follower<'a, I> {
         }
     }
 
-    /// Lists in pages from now on where the server has no streaming lists.
+    /// Lists in pages where the server has no streaming lists, or fails to make one.
     fn can_do_without_streaming(&mut self, failure: &Failure) -> bool {
         let kind = self.resource.kind;
-        let streaming = self.version.is_none() && self.strategy == Strategy::Streaming;
-        if streaming && failure.rules_out_streaming() {
-            tracing::info!(%kind, reason = %failure, "no streaming list, listing in pages instead");
-            self.strategy = Strategy::Pages;
-            return true;
+        if self.version.is_some() || self.strategy != Strategy::Streaming {
+            return false;
         }
-        false
+        let Some(without) = failure.rules_out_streaming() else { return false };
+        tracing::info!(%kind, reason = %failure, "no streaming list, listing in pages instead");
+        self.strategy = Strategy::Pages;
+        if without == Without::ForGood {
+            self.usual = Strategy::Pages;
+        }
+        true
     }
 
     fn can_do_without_kind(&self, failure: &Failure) -> bool {
@@ -231,9 +238,7 @@ impl<'a, I: From<Event>> Follower<'a, I> {
         if self.seen == 0 && self.any {
             self.confirm_empty().await?;
         }
-        if self.strategy == Strategy::OnePage {
-            self.strategy = Strategy::Pages;
-        }
+        self.strategy = self.usual;
         self.any = self.seen > 0;
         self.version = Some(version);
         self.absence_told = false;

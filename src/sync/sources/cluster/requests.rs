@@ -52,6 +52,14 @@ fn in_words(error: &kube::Error) -> String {
     words
 }
 
+/// For how long there are no streaming lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Without {
+    ForGood,
+    /// Until a list in pages is complete.
+    ThisTime,
+}
+
 impl Failure {
     fn status(&self) -> Option<u16> {
         match self {
@@ -69,9 +77,16 @@ impl Failure {
         self.status() == Some(410)
     }
 
-    /// A server without streaming lists rejects them (1.33 by default) or never says that one is complete (before 1.19).
-    pub fn rules_out_streaming(&self) -> bool {
-        matches!(self, Failure::Unfinished) || matches!(self.status(), Some(400 | 422))
+    /// For how long to list in pages after a streaming list that failed so; `None` where pages would fare no better.
+    pub fn rules_out_streaming(&self) -> Option<Without> {
+        match (self, self.status()) {
+            // A server without streaming lists rejects them (1.33 by default) or never marks the end of one (before 1.19).
+            (Failure::Unfinished, _) | (_, Some(400 | 422)) => Some(Without::ForGood),
+            // As where the watch cache cannot ask etcd how far it is (etcd before 3.4.25 and 3.5.8). client-go falls back
+            // with every list anew.
+            (_, Some(500)) => Some(Without::ThisTime),
+            _ => None,
+        }
     }
 
     /// The server does not have this kind, or does not show it.
