@@ -8,10 +8,12 @@ ROOT  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES_RUN  := iptables iproute2 kmod procps
 # What builds it: a C compiler and linker for ring.
 PACKAGES_BUILD := gcc libc6-dev
+# Docker's own package has the same programs, and apt would remove it and Docker for the sake of Debian's.
+CONTAINERD := $(shell command -v containerd >/dev/null || echo containerd)
 # What the tests read the kernel back with, so that they do not rely on this project's own readers.
 # The kernel of the host may lack IPVS, so that its cases run in a guest kernel.
 PACKAGES_TEST := $(PACKAGES_RUN) $(PACKAGES_BUILD) nftables conntrack prometheus ipset ipvsadm user-mode-linux \
-	iputils-arping iputils-ping containernetworking-plugins podman crun strace curl python3 python3-pip
+	iputils-arping iputils-ping containernetworking-plugins podman crun strace curl python3 python3-pip $(CONTAINERD)
 
 # What the userspace mode is measured beside.
 PACKAGES_BENCH := haproxy nginx-light libnginx-mod-stream

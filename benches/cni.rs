@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ferrovia::kernel::netns::Namespace;
+use ferrovia::kernel::rtnetlink::{Network, link};
 use serde_json::{Value, json};
 
 const OURS: &str = env!("CARGO_BIN_EXE_ferrovia-cni");
@@ -47,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         println!("{verb}: {:.2} x as fast", pair[1].as_secs_f64() / pair[0].as_secs_f64());
     }
     start_up(&node)?;
+    links(&node)?;
     plugins.iter().try_for_each(|plugin| at_once(&node, plugin, number(1, 250), number(2, 8)))
 }
 
@@ -121,6 +123,51 @@ fn start_up(node: &Namespace) -> anyhow::Result<()> {
         println!("VERSION {program}: median {:.2} ms, {size} KiB", milliseconds(times[50]));
     }
     Ok(())
+}
+
+/// What the kernel itself takes for a pair as the plugin makes it: until nobody finds it any more, and until `RTM_DELLINK`
+/// returns.
+fn links(node: &Namespace) -> anyhow::Result<()> {
+    let (mut unseen, mut returned) = (Vec::new(), Vec::new());
+    for _ in 0..50 {
+        let pod = Namespace::new()?;
+        unseen.push(node.run(|| -> anyhow::Result<Duration> {
+            let mut network = pair(&pod)?;
+            let start = Instant::now();
+            network.delete_link("bare")?;
+            Ok(start.elapsed())
+        })??);
+        returned.push(node.run(|| -> anyhow::Result<Duration> {
+            let mut network = pair(&pod)?;
+            let link = network.link("bare")?;
+            let start = Instant::now();
+            network.apply([link::delete(link)])?;
+            Ok(start.elapsed())
+        })??);
+    }
+    for (what, mut times) in [("until it is unseen", unseen), ("until RTM_DELLINK returns", returned)] {
+        times.sort_unstable();
+        let (median, most) = (times[times.len() / 2], times[times.len() * 9 / 10]);
+        println!(
+            "a pair alone, {what}: median {:.2} ms, 90 % {:.2} ms",
+            milliseconds(median),
+            milliseconds(most)
+        );
+    }
+    Ok(())
+}
+
+/// In the namespace of the caller and in that of a pod.
+fn pair(pod: &Namespace) -> anyhow::Result<Network> {
+    let mut network = Network::open()?;
+    let link = network.add_veth("bare", "eth0", pod.as_fd())?;
+    network.up(link)?;
+    pod.run(|| -> anyhow::Result<()> {
+        let mut network = Network::open()?;
+        let link = network.link("eth0")?;
+        Ok(network.up(link)?)
+    })??;
+    Ok(network)
 }
 
 /// All pods by so many workers, and all of them away again.

@@ -10,7 +10,7 @@
 mod apiserver;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -31,15 +31,20 @@ const ROUNDS: usize = 15;
 const ARRIVALS: u16 = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ferrovia");
-const STREAM: Duration = Duration::from_secs(2);
-const STREAMS: usize = 5;
+const STREAM: Duration = Duration::from_millis(200);
+/// Of each part.
+const SLICES: usize = 25;
+const PACKETS: u32 = 20_000;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "pods") {
+        return between_pods();
+    }
     let namespace = segment();
     namespace.run(all_at_once).unwrap();
     namespace.run(one_more).unwrap();
     whole_program();
-    throughput();
+    between_pods();
 }
 
 /// A node with 10.128.0.1/9 on its segment.
@@ -240,28 +245,99 @@ fn mesh_with_pods() -> (Mesh, Vec<Proxy>) {
     (mesh, proxies)
 }
 
-/// The same stream between the same pods, by static routes and by the pod network, one after the other.
-fn throughput() {
-    let ((plain, proxies), (ours, _proxies)) = (mesh_with_pods(), mesh_with_pods());
-    drop(proxies);
-    for (node, other) in [(1, 2), (2, 1)] {
-        let host = &plain.node(node).namespace;
-        let mut cleanup = host.command(PROGRAM).unwrap();
-        assert!(
-            cleanup.args(["cleanup", "--cni-conf-dir", mesh::CONFIGURATIONS]).status().unwrap().success()
+/// What a packet between pods of two nodes meets beside the routes, one part after the other, again and again.
+fn between_pods() {
+    let ((plain, proxies), (ours, others)) = (mesh_with_pods(), mesh_with_pods());
+    // Routes and rules outlive them, and nobody repairs.
+    drop((proxies, others));
+    replace_by_static_routes(&plain);
+    let parts = [
+        Part {
+            name: "static routes",
+            mesh: &plain,
+            rules: "add table ip tracking; delete table ip tracking",
+        },
+        Part { name: "static routes, and connections are tracked", mesh: &plain, rules: TRACKING },
+        Part { name: "the pod network", mesh: &ours, rules: "add table ip ferrovia { flags dormant; }" },
+        Part {
+            name: "the pod network and the rules of Services",
+            mesh: &ours,
+            rules: "add table ip ferrovia",
+        },
+    ];
+    let mut packets = vec![Vec::new(); parts.len()];
+    let mut streams = vec![Vec::new(); parts.len()];
+    for _ in 0..SLICES {
+        for (part, (packets, streams)) in parts.iter().zip(packets.iter_mut().zip(&mut streams)) {
+            part.choose();
+            packets.push(packet(part.mesh));
+            streams.push(stream(part.mesh));
+        }
+    }
+    for (part, (packets, rates)) in parts.iter().zip(packets.iter().zip(&streams)) {
+        let of_first: Vec<f64> = rates.iter().zip(&streams[0]).map(|(rate, first)| rate / first).collect();
+        let (packet, rate, of_first) = (median(packets), median(rates), median(&of_first));
+        println!(
+            "pod to pod, {}: {packet:.0} ns a packet; a stream {rate:.2} Gbit/s, {of_first:.3} x",
+            part.name
         );
-        run(host, &format!("route add 10.244.{other}.0/24 via {}", mesh::address(other, Family::V4)));
     }
-    let (mut of_plain, mut of_ours) = (Vec::new(), Vec::new());
-    for _ in 0..STREAMS {
-        of_plain.push(stream(&plain));
-        of_ours.push(stream(&ours));
-    }
-    let (plain, ours) = (median(of_plain), median(of_ours));
-    println!("pod to pod: {ours:.2} Gbit/s, {:.3} of the {plain:.2} Gbit/s of static routes", ours / plain);
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+struct Part<'a> {
+    name: &'static str,
+    mesh: &'a Mesh,
+    rules: &'static str,
+}
+
+/// The least that has the kernel track connections.
+const TRACKING: &str =
+    "add table ip tracking { chain c { type filter hook prerouting priority 0; ct state invalid accept; }; }";
+
+impl Part<'_> {
+    fn choose(&self) {
+        for node in self.mesh.nodes() {
+            let mut nft = self.mesh.node(node).namespace.command("nft").unwrap();
+            assert!(nft.arg(self.rules).status().unwrap().success(), "{}", self.rules);
+        }
+    }
+}
+
+fn replace_by_static_routes(mesh: &Mesh) {
+    for (node, other) in [(1, 2), (2, 1)] {
+        let host = &mesh.node(node).namespace;
+        let mut cleanup = host.command(PROGRAM).unwrap();
+        let cleanup = cleanup.args(["cleanup", "--cni-conf-dir", mesh::CONFIGURATIONS]);
+        let cleanup = cleanup.args(["--cni-bin-dir", mesh::PLUGINS]);
+        assert!(cleanup.status().unwrap().success());
+        run(host, &format!("route add 10.244.{other}.0/24 via {}", mesh::address(other, Family::V4)));
+    }
+}
+
+/// CPU time of a datagram from one pod to the other, in nanoseconds. The kernel carries it all the way within the call that
+/// sends it.
+fn packet(mesh: &Mesh) -> f64 {
+    let server = SocketAddr::new(mesh.pod(2, 1, Family::V4).unwrap(), 5202);
+    let receiver = host(mesh, server.ip()).run(|| UdpSocket::bind(server)).unwrap().unwrap();
+    let client = host(mesh, mesh.pod(1, 1, Family::V4).unwrap());
+    let sender = client.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    sender.connect(server).unwrap();
+    // An answer, or no connection would be established.
+    let mut buffer = [0; 64];
+    sender.send(&buffer).unwrap();
+    let (_, client) = receiver.recv_from(&mut buffer).unwrap();
+    receiver.send_to(&buffer, client).unwrap();
+    sender.recv(&mut buffer).unwrap();
+    let process = std::process::id();
+    let start = cpu(process);
+    for _ in 0..PACKETS {
+        sender.send(&buffer).unwrap();
+    }
+    (cpu(process) - start).as_nanos() as f64 / f64::from(PACKETS)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }

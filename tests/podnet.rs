@@ -2,6 +2,8 @@
 //! whose pods are attached by a runtime that calls the plugin with what the proxies have written.
 
 mod api;
+mod container;
+mod containerd;
 mod faults;
 mod lost;
 mod mesh;

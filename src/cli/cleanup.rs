@@ -23,12 +23,22 @@ pub struct Arguments {
     /// Where the container runtime looks for network configurations
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
+    /// Where it looks for plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
     /// The API server on which to take back what the pod network says of this node
     #[arg(long, value_name = "FILE", requires = "hostname_override")]
     pub kubeconfig: Option<PathBuf>,
     /// The name of this node's Node there
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub hostname_override: Option<String>,
+}
+
+/// Where a container runtime looks.
+#[derive(Clone, Copy, Debug)]
+pub struct CniDirectories<'a> {
+    pub configurations: &'a Path,
+    pub plugins: &'a Path,
 }
 
 /// The Node of this node, and where it is.
@@ -41,14 +51,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let node = arguments.kubeconfig.clone().zip(arguments.hostname_override.clone()).map(|(file, name)| {
         OwnNode { address: cluster::Address { kubeconfig: Some(file), master: None }, name }
     });
-    clean(&arguments.cni_conf_dir, node)
+    let cni = CniDirectories { configurations: &arguments.cni_conf_dir, plugins: &arguments.cni_bin_dir };
+    clean(cni, node)
 }
 
 /// Everything on this node, and on its Node where one is given.
-pub fn clean(cni_conf_dir: &Path, node: Option<OwnNode>) -> anyhow::Result<ExitCode> {
+pub fn clean(cni: CniDirectories<'_>, node: Option<OwnNode>) -> anyhow::Result<ExitCode> {
     let taken_back = node.map_or(Ok(()), |node| take_back(&node));
     let taken_back = taken_back.inspect_err(|error| eprintln!("Error: {error:#}"));
-    match cleanup(cni_conf_dir) + usize::from(taken_back.is_err()) {
+    match cleanup(cni) + usize::from(taken_back.is_err()) {
         0 => Ok(ExitCode::SUCCESS),
         errors => anyhow::bail!("{errors} of the removals failed; what could be removed is gone"),
     }
@@ -69,9 +80,9 @@ fn take_back(node: &OwnNode) -> anyhow::Result<()> {
 
 /// Removes everything that any mode of this program, its pod network or kube-proxy may have written, both families and both
 /// flavours. Goes on after an error; returns how many there were.
-pub fn cleanup(cni_conf_dir: &Path) -> usize {
+pub fn cleanup(cni: CniDirectories<'_>) -> usize {
     // First of all the network configuration: no more pods come to a node that is being cleared.
-    let mut errors = podnet::cleanup(cni_conf_dir, Path::new(STATE));
+    let mut errors = podnet::cleanup(cni.configurations, cni.plugins, Path::new(STATE));
     for family in Family::ALL {
         let doors = Programs::installed(family);
         // Sets can go only when no rule of either flavour asks them any more.

@@ -4,6 +4,7 @@ pub mod alarm;
 pub mod boot;
 pub mod conntrack;
 pub mod descriptors;
+pub mod directories;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;

@@ -10,6 +10,7 @@ pub mod link;
 pub mod neighbour;
 mod query;
 pub mod queue;
+mod removal;
 pub mod route;
 #[cfg(test)]
 mod tests;

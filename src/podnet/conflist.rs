@@ -16,6 +16,8 @@ pub const FILE: &str = "10-ferrovia.conflist";
 pub const PLUGIN: &str = "ferrovia-cni";
 /// Where runtimes look for configurations, unless they are told otherwise.
 pub const CONFIGURATIONS: &str = "/etc/cni/net.d";
+/// Where runtimes look for plugins, likewise.
+pub const PLUGINS: &str = "/opt/cni/bin";
 /// What the plugin is told of the node. Below `/run`, so that a boot forgets it.
 pub const STATE: &str = "/run/ferrovia/pod-network.json";
 pub const NETWORK: &str = "ferrovia";
@@ -104,17 +106,35 @@ pub fn write(links: &PodLinks, places: &Places) -> Result<(), ConflistError> {
         .map_err(|source| ConflistError::Write { path, source })
 }
 
-/// Takes away what was written here. The plugin stays: pods that are there have to be detached by it.
+/// Takes away what was written here, but for the plugin.
 pub fn remove(configurations: &Path, state: &Path) -> Result<(), ConflistError> {
-    for path in [configurations.join(FILE), state.to_owned()] {
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(ConflistError::Remove { path, source });
-            }
-            _ => {}
-        }
+    remove_file(configurations.join(FILE))?;
+    remove_file(state.to_owned())
+}
+
+/// Takes the plugin away, unless that is the one beside this program: somebody has installed both there.
+pub fn uninstall(plugins: &Path) -> Result<(), ConflistError> {
+    let installed = plugins.join(PLUGIN);
+    let beside = beside_this_program().and_then(|plugin| Fingerprint::of(&plugin).ok());
+    match Fingerprint::of(&installed) {
+        Ok(found) if beside == Some(found) => Ok(()),
+        _ => remove_file(installed),
     }
-    Ok(())
+}
+
+/// Done where there is none.
+fn remove_file(path: PathBuf) -> Result<(), ConflistError> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ConflistError::Remove { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the plugin comes from, unless the operator says something else.
+pub fn beside_this_program() -> Option<PathBuf> {
+    std::env::current_exe().ok().map(|program| program.with_file_name(PLUGIN))
 }
 
 /// Puts the plugin where the runtime looks for it, whenever it is not there or another one.

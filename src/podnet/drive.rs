@@ -19,10 +19,11 @@ use super::problem::{Obstacle, Problem};
 use super::report::{Reporter, Status};
 use super::state::NodeState;
 use super::sysctls;
+use crate::kernel::directories::DirectoryWatch;
 use crate::kernel::routes::{Notice, Routes};
 use crate::kernel::sysctl::{self, InterfaceName};
 use crate::kernel::uplink::{self, Uplink};
-use crate::sync::objects::{Event, Object, PodNetworkNotes};
+use crate::sync::objects::{Event, Kind, Object, PodNetworkNotes};
 use pace::Pace;
 
 /// What wakes the loop.
@@ -33,6 +34,8 @@ pub enum Input {
     Kernel(Vec<Notice>),
     /// Somebody else may have done something to rules.
     Rules,
+    /// Or to what runtimes read.
+    Files,
 }
 
 impl From<Event> for Input {
@@ -45,11 +48,13 @@ impl From<Event> for Input {
 const KIND: &str = "host-gw";
 /// Inputs taken up before anything is written.
 const BATCH: usize = 4096;
-/// How often rules and files are looked after. nf_tables tells of changes as they happen; of those in x_tables nobody does, and
-/// a look costs a few system calls.
+/// How often rules and files are looked after. nf_tables and inotify tell of changes as they happen; of those in x_tables
+/// nobody does, nor where inotify has nothing to give. A look costs a few system calls.
 const RULES_PERIOD: Duration = Duration::from_secs(2);
 /// Between two looks at rules, however much others do to theirs.
 const RULES_PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks at files: somebody who undoes what is written costs no more than ten writes in a second.
+const FILES_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the operator chose.
 #[derive(Clone, Debug)]
@@ -70,6 +75,9 @@ pub struct Driver<R> {
     rules: Progress,
     rules_due: Instant,
     rules_looked: Instant,
+    files: Option<DirectoryWatch>,
+    files_due: Option<Instant>,
+    files_looked: Instant,
     policies: Vec<Policy>,
     node: ThisNode,
     installer: Installer,
@@ -93,12 +101,32 @@ struct ThisNode {
     told: Option<NodeState>,
     /// What its Node says of the pod network, by the last word of the API server.
     annotated: Option<PodNetworkNotes>,
+    /// What it was asked to say since.
+    asked: Option<PodNetworkNotes>,
     /// Whether that is to be looked at.
     annotations_due: bool,
 }
 
+impl ThisNode {
+    /// Takes in what its Node says. One that is written for another reason while an answer is on its way, as kubelet does again
+    /// and again, is no news.
+    fn hear(&mut self, annotated: &PodNetworkNotes) {
+        if self.annotated.as_ref() != Some(annotated) {
+            (self.annotated, self.asked) = (Some(annotated.clone()), None);
+            self.annotations_due = true;
+        }
+    }
+}
+
 impl<R: Routes> Driver<R> {
-    pub fn new(host_gw: HostGw<R>, firewalls: Vec<Firewall>, settings: Settings, reporter: Reporter) -> Self {
+    /// Without a watch, changes of files are found by looking.
+    pub fn new(
+        host_gw: HostGw<R>,
+        firewalls: Vec<Firewall>,
+        files: Option<DirectoryWatch>,
+        settings: Settings,
+        reporter: Reporter,
+    ) -> Self {
         let now = Instant::now();
         Driver {
             host_gw,
@@ -110,6 +138,9 @@ impl<R: Routes> Driver<R> {
             rules: Progress::NotYet,
             rules_due: now,
             rules_looked: now,
+            files,
+            files_due: None,
+            files_looked: now,
             policies: Vec::new(),
             node: ThisNode::default(),
             installer: Installer::default(),
@@ -129,6 +160,9 @@ impl<R: Routes> Driver<R> {
                             Input::Rules => {
                                 self.rules_due = self.rules_due.min(self.rules_looked + RULES_PAUSE);
                             }
+                            Input::Files => {
+                                self.files_due.get_or_insert(self.files_looked + FILES_PAUSE);
+                            }
                             Input::Kernel(notices) => {
                                 notices.into_iter().for_each(|notice| self.notice(notice))
                             }
@@ -142,11 +176,14 @@ impl<R: Routes> Driver<R> {
     }
 
     fn take(&mut self, event: &Event) {
+        if *event == Event::ListStarted(Kind::Node) {
+            // Whatever happened to it meanwhile.
+            (self.node.annotated, self.node.asked) = (None, None);
+        }
         if let Event::Applied(Object::Node(node)) = event
             && node.name == *self.host_gw.node_name()
         {
-            self.node.annotated = Some(node.pod_network.clone());
-            self.node.annotations_due = true;
+            self.node.hear(&node.pod_network);
         }
         self.host_gw.handle(event, Instant::now());
     }
@@ -171,7 +208,7 @@ impl<R: Routes> Driver<R> {
             return RULES_PERIOD;
         }
         let routes = if self.host_gw.is_due(now) { Some(self.pace.not_before) } else { self.host_gw.wake() };
-        let next = routes.map_or(self.rules_due, |routes| routes.min(self.rules_due));
+        let next = [routes, self.files_due].into_iter().flatten().fold(self.rules_due, Instant::min);
         next.saturating_duration_since(now)
     }
 
@@ -200,7 +237,9 @@ impl<R: Routes> Driver<R> {
             self.rules_looked = now;
             self.rules_due = now + RULES_PERIOD;
             self.sync_rules(&self.policies.clone());
-            self.publish();
+            self.publish(now);
+        } else if self.files_due.is_some_and(|due| due <= now) {
+            self.publish(now);
         }
     }
 
@@ -245,7 +284,9 @@ impl<R: Routes> Driver<R> {
             interface: uplink.map(|uplink| uplink.name.as_str().into()),
             mtu: uplink.map(|uplink| uplink.mtu.to_string().into()),
         };
-        if self.node.annotated.as_ref().is_some_and(|annotated| *annotated != wanted) {
+        let is_said = self.node.annotated.as_ref().is_none_or(|annotated| *annotated == wanted);
+        if !is_said && self.node.asked.as_ref() != Some(&wanted) {
+            self.node.asked = Some(wanted.clone());
             self.reporter.annotate(wanted);
         }
     }
@@ -303,7 +344,9 @@ impl<R: Routes> Driver<R> {
     }
 
     /// The last of all: tells whoever starts pods what there is.
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Instant) {
+        (self.files_looked, self.files_due) = (now, None);
+        let is_watched = self.watch_files();
         let problems = self.host_gw.problems();
         let mut status = self.status(&problems);
         if status.is_ready() {
@@ -326,6 +369,19 @@ impl<R: Routes> Driver<R> {
             self.reporter.cannot_look(&*error);
         }
         self.reporter.status(&status);
+        if !is_watched {
+            self.watch_files();
+        }
+    }
+
+    /// Whether all directories are there to be watched.
+    fn watch_files(&self) -> bool {
+        let Some(watch) = &self.files else { return true };
+        watch.forget_what_was_told();
+        let places = &self.settings.places;
+        let watched =
+            [&places.configurations, &places.plugins].map(|directory| watch.watch(directory).is_ok());
+        watched == [true; 2]
     }
 
     fn tell(&mut self, status: &Status) -> anyhow::Result<()> {

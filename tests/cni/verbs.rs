@@ -34,6 +34,24 @@ fn n10_del_succeeds_whatever_is_there() {
     node.assert_empty();
 }
 
+/// Row N10: the kernel frees a link long after DEL has answered, and the same names are wanted again.
+#[test]
+fn n10_a_container_is_attached_again_as_soon_as_it_is_detached() {
+    let node = Node::new();
+    let pod = Pod::new("a");
+    for _ in 0..20 {
+        let result = node.add(&pod).success();
+        node.check(&pod, &result).success();
+        assert!(pings(
+            &node.namespace,
+            result["ips"][0]["address"].as_str().unwrap().trim_end_matches("/32")
+        ));
+        node.del(&pod).success();
+        node.assert_empty();
+        assert!(!pod.has_interface());
+    }
+}
+
 /// Row N10: an ADD that fails because there is such an interface takes nothing from the one that made it.
 #[test]
 fn n10_add_twice_fails_and_harms_nothing() {

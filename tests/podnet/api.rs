@@ -83,6 +83,56 @@ fn n5_what_changes_between_list_and_watch_is_not_missed() {
     cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12", "10.244.3.0/24 via 172.18.0.13"]);
 }
 
+/// As an operator takes a DaemonSet back: with the flags of the proxy and `--cleanup`.
+#[test]
+fn the_proxys_own_cleanup_leaves_nothing_of_the_pod_network() {
+    let mut this = node(1);
+    this["metadata"]["annotations"] = json!({"example.com/others": "stays"});
+    let (server, mut cluster) = started(|server| server.apply(this));
+    server.until("annotations", |server| annotations(server) == says("1500"));
+    server.until("a condition", |server| !conditions(server).is_empty());
+    cluster.expect_routes_soon(1, &["10.244.2.0/24 via 172.18.0.12"]);
+    let ports = json!({"portMappings": [{"hostPort": 8081, "containerPort": POD_PORT}]});
+    let pod = cluster.attach(1, ports);
+    let conflist = format!("{}/10-ferrovia.conflist", lab::CONFIGURATIONS);
+    let kept = cluster.mesh.node(1).namespace.run(|| fs::read(&conflist)).unwrap().unwrap();
+    cluster.proxies[0].kill();
+
+    clean(&cluster, &server);
+    assert_eq!(files(&cluster), [0, 1], "a pod is there, which only the plugin can detach");
+    assert!(cluster.run(1, "nft list tables").contains("ferrovia-host-ports"), "and its port stays open");
+    // What the runtime remembers.
+    cluster.mesh.node(1).namespace.run(|| fs::write(&conflist, kept)).unwrap().unwrap();
+    cluster.mesh.detach(1, pod).unwrap();
+    for _ in 0..2 {
+        clean(&cluster, &server);
+        assert_eq!(files(&cluster), [0, 0]);
+        assert_eq!(cluster.routes(1, "-4"), [] as [&str; 0]);
+        assert!(!cluster.run(1, "nft list tables").contains("ferrovia"));
+        assert_eq!(annotations(&server), json!({"example.com/others": "stays"}));
+        assert_eq!(conditions(&server), [] as [Value; 0]);
+    }
+}
+
+fn clean(cluster: &Cluster, server: &ApiServer) {
+    let mut command = cluster.mesh.command(1, Path::new(PROGRAM)).unwrap();
+    command.arg("--kubeconfig").arg(server.kubeconfig()).args(["--proxy-mode=nftables", "--cleanup"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// How many configurations there are, and how many plugins.
+fn files(cluster: &Cluster) -> [usize; 2] {
+    let count = |directory: &str| fs::read_dir(directory).unwrap().count();
+    let counted = || [lab::CONFIGURATIONS, lab::PLUGINS].map(count);
+    cluster.mesh.node(1).namespace.run(counted).unwrap()
+}
+
+fn conditions(server: &ApiServer) -> Vec<Value> {
+    let node = server.get("nodes", "node1").unwrap();
+    node["status"]["conditions"].as_array().cloned().unwrap_or_default()
+}
+
 fn annotations(server: &ApiServer) -> Value {
     server.get("nodes", "node1").unwrap()["metadata"]["annotations"].clone()
 }
@@ -130,8 +180,10 @@ fn annotations_say_what_there_is_and_are_written_only_when_they_say_something_el
         cluster.run(
             1,
             &format!(
-                "{PROGRAM} cleanup --cni-conf-dir {} --kubeconfig {kubeconfig} --hostname-override node1",
-                lab::CONFIGURATIONS
+                "{PROGRAM} cleanup --cni-conf-dir {} --cni-bin-dir {} --kubeconfig {kubeconfig} \
+                 --hostname-override node1",
+                lab::CONFIGURATIONS,
+                lab::PLUGINS,
             ),
         );
         assert_eq!(annotations(&server), json!({"example.com/others": "stays"}));

@@ -154,6 +154,42 @@ fn a_node_behind_a_gateway_gets_no_route_and_a_reason() {
     assert!(cluster.metrics(1).contains("ferrovia_pod_network_problems{reason=\"NoDirectRoute\"} 1"));
 }
 
+/// Each time at once after the one before, so that whoever looks now and then would always be late.
+#[test]
+fn what_runtimes_read_is_put_back_as_soon_as_somebody_changes_it() {
+    let cluster = Cluster::without_proxies(1);
+    cluster.mesh.write("nodes.yaml", &nodes(&[(1, 1)])).unwrap();
+    let cluster = cluster.start(&["--proxy-mode=nftables"]);
+    let conflist = format!("{}/10-ferrovia.conflist", lab::CONFIGURATIONS);
+    let plugin = format!("{}/ferrovia-cni", lab::PLUGINS);
+    let node = &cluster.mesh.node(1).namespace;
+    let size = |path: &str| fs::metadata(path).ok().map(|file| file.len());
+    let content = || node.run(|| (fs::read(&conflist).ok(), size(&plugin))).unwrap();
+    let before = content();
+    let damages: [(&str, &(dyn Fn() -> std::io::Result<()> + Sync)); 5] = [
+        ("edited", &|| fs::write(&conflist, "{}")),
+        ("renamed", &|| fs::rename(&conflist, format!("{conflist}.disabled"))),
+        ("removed", &|| fs::remove_file(&conflist)),
+        ("without a directory", &|| {
+            let _ = fs::remove_dir_all("/run/elsewhere");
+            fs::rename(lab::CONFIGURATIONS, "/run/elsewhere")
+        }),
+        ("without a plugin", &|| fs::remove_file(&plugin)),
+    ];
+    for (what, damage) in damages {
+        let took: Vec<Duration> = (0..4)
+            .map(|_| {
+                let start = Instant::now();
+                node.run(damage).unwrap().unwrap();
+                assert!(eventually(SOON, || content() == before), "{what}\n{}", cluster.log(1));
+                start.elapsed()
+            })
+            .collect();
+        // The fastest tells what the program does; all others, how busy the machine is.
+        assert!(took.iter().skip(1).min().unwrap() < &Duration::from_millis(1500), "{what}: {took:?}");
+    }
+}
+
 /// A range that is the same on all nodes gives the same addresses out twice (containernetworking/cni#629).
 #[test]
 fn n13_pods_get_addresses_of_their_own_nodes_pod_cidrs_only() {

@@ -145,7 +145,8 @@ fn runtimes_are_told_last_and_cleanup_takes_all_away() {
     drop(proxies);
     let cluster = Cluster { mesh, proxies: Vec::new() };
     assert_eq!(cluster.routes(1, "-4").len(), 1, "routes outlive the process");
-    let clean = || cluster.run(1, &format!("{PROGRAM} cleanup --cni-conf-dir {}", lab::CONFIGURATIONS));
+    let directories = format!("--cni-conf-dir {} --cni-bin-dir {}", lab::CONFIGURATIONS, lab::PLUGINS);
+    let clean = || cluster.run(1, &format!("{PROGRAM} cleanup {directories}"));
     clean();
     let at = SocketAddr::new(lab::address(1, Family::V4), 8081);
     let asked = cluster.mesh.lab.probe(lab::outside(Family::V4), Protocol::Tcp, at, Duration::from_secs(3));

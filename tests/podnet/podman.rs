@@ -1,19 +1,14 @@
 //! A container runtime of Debian that speaks CNI: podman, whose containers are pods of a node here.
 //!
 //! It is configured as an administrator would, with a network that the node's proxy has written, and keeps everything below
-//! the node's own `/run`. A container has the host's `/usr`, read-only, so that no image is needed.
-
-use std::net::TcpListener;
-use std::thread::JoinHandle;
+//! the node's own `/run`.
 
 use ferrovia::kernel::netns::{Namespace, OpenedNamespace};
 
+use super::container::{self, LIFETIME, ROOT, ask};
 use super::*;
 
-const CONFIGURATION: &str = "/run/podman/containers.conf";
-const ROOT: &str = "/run/podman/rootfs";
-/// In seconds: a container that nobody could remove ends by itself.
-const LIFETIME: u32 = 300;
+const CONFIGURATION: &str = "/run/podman.conf";
 
 /// Podman on a node of the mesh.
 struct Podman<'a> {
@@ -30,18 +25,8 @@ impl<'a> Podman<'a> {
             lab::PLUGINS,
             lab::CONFIGURATIONS,
         );
-        let prepare = || -> std::io::Result<()> {
-            for directory in ["proc", "sys", "dev", "tmp", "etc", "run", "usr"] {
-                fs::create_dir_all(format!("{ROOT}/{directory}"))?;
-            }
-            for link in ["bin", "sbin", "lib", "lib64"] {
-                std::os::unix::fs::symlink(format!("usr/{link}"), format!("{ROOT}/{link}"))?;
-            }
-            fs::write(CONFIGURATION, configuration)
-        };
-        node.run(prepare).unwrap().unwrap();
-        // In the node's own mount namespace: crun does not bear the mixture of versions that some hosts have.
-        run(node, "mount -t cgroup2 none /sys/fs/cgroup");
+        container::prepare_root(node);
+        node.run(|| fs::write(CONFIGURATION, configuration)).unwrap().unwrap();
         Podman { node }
     }
 
@@ -91,32 +76,8 @@ impl<'a> Podman<'a> {
         })
     }
 
-    /// A server in the container that says whom it sees.
-    fn serve(&self, name: &str) -> JoinHandle<()> {
-        let namespace = self.namespace(name);
-        let listener = namespace.run(|| TcpListener::bind("[::]:80")).unwrap().unwrap();
-        thread::spawn(move || {
-            use std::io::Write;
-            while let Ok((mut stream, client)) = listener.accept() {
-                let client = client.ip().to_canonical();
-                let _ = stream.write_all(client.to_string().as_bytes());
-                if client.is_loopback() {
-                    return;
-                }
-            }
-        })
-    }
-
     fn namespace(&self, name: &str) -> OpenedNamespace {
-        let path = format!("/proc/{}/ns/net", self.inspect(name, ".State.Pid"));
-        OpenedNamespace::open(Path::new(&path)).unwrap().expect("it runs")
-    }
-
-    /// Asks the server in a container to end.
-    fn stop(&self, name: &str, server: JoinHandle<()>) {
-        let namespace = self.namespace(name);
-        drop(namespace.run(|| std::net::TcpStream::connect("127.0.0.1:80")).unwrap());
-        server.join().unwrap();
+        container::namespace_of(&self.inspect(name, ".State.Pid"))
     }
 }
 
@@ -125,18 +86,6 @@ impl Drop for Podman<'_> {
     fn drop(&mut self) {
         self.output("rm --force --time 0 --all");
     }
-}
-
-/// Whom a server says that it sees.
-fn ask(client: &Namespace, server: SocketAddr) -> Option<String> {
-    let asked = || -> std::io::Result<String> {
-        use std::io::Read;
-        let mut stream = std::net::TcpStream::connect_timeout(&server, Duration::from_secs(3))?;
-        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map(|_| answer)
-    };
-    client.run(asked).unwrap().ok()
 }
 
 #[test]
@@ -151,7 +100,7 @@ fn containers_of_podman_are_pods_of_their_node() {
         let addresses = podman.addresses("web");
         assert_ne!(Some(addresses), before, "an address rests");
         before = Some(addresses);
-        let server = podman.serve("web");
+        let server = container::serve(&podman.namespace("web"));
         let elsewhere = &cluster.mesh.pod_host(2, 1).unwrap().namespace;
         for (address, family) in addresses.into_iter().zip(Family::ALL) {
             let client = cluster.pod(2, 1, family).to_string();
@@ -162,7 +111,7 @@ fn containers_of_podman_are_pods_of_their_node() {
             assert_eq!(seen, Some(lab::outside(family).to_string()), "by the node's port");
         }
         from_inside(&cluster, &podman, addresses);
-        podman.stop("web", server);
+        container::stop(&podman.namespace("web"), server);
         podman.remove("web");
         podman.remove("other");
         let routes = cluster.run(1, "ip route show proto 103");

@@ -39,7 +39,7 @@ use crate::sync::store::Store;
 use crate::sync::{Input, Sync};
 
 use super::assemble;
-use super::cleanup::{self, OwnNode};
+use super::cleanup::{self, CniDirectories, OwnNode};
 
 use choice::{Choice, Facility};
 use planes::Planes;
@@ -68,8 +68,11 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 
 /// Where a pod network is configured, its Node is told too.
 fn clean(config: &Config) -> anyhow::Result<()> {
-    let usual = Path::new(conflist::CONFIGURATIONS);
-    let cni_conf_dir = config.pod_network.as_ref().map_or(usual, |network| &network.cni_conf_dir);
+    let network = config.pod_network.as_ref();
+    let cni = CniDirectories {
+        configurations: network.map_or(Path::new(conflist::CONFIGURATIONS), |network| &network.cni_conf_dir),
+        plugins: network.map_or(Path::new(conflist::PLUGINS), |network| &network.cni_bin_dir),
+    };
     let node = match &config.source {
         Source::ApiServer { kubeconfig, master } if config.pod_network.is_some() => {
             let address = cluster::Address { kubeconfig: kubeconfig.clone(), master: master.clone() };
@@ -77,7 +80,7 @@ fn clean(config: &Config) -> anyhow::Result<()> {
         }
         _ => None,
     };
-    cleanup::clean(cni_conf_dir, node).map(drop)
+    cleanup::clean(cni, node).map(drop)
 }
 
 fn set_sysctls(config: &Config) {

@@ -11,6 +11,7 @@ use anyhow::Context;
 use crate::cli::assemble;
 use crate::config::{self, Config};
 use crate::health::Health;
+use crate::kernel::directories::DirectoryWatch;
 use crate::kernel::iptables::Flavour;
 use crate::kernel::routes::{KernelRoutes, Notice, RouteWatch};
 use crate::metrics::Metrics;
@@ -76,11 +77,10 @@ fn firewalls(flavour: Option<Flavour>) -> anyhow::Result<Vec<Firewall>> {
 }
 
 fn places(network: &config::PodNetwork) -> Places {
-    let beside = || std::env::current_exe().ok().map(|program| program.with_file_name(conflist::PLUGIN));
     Places {
         configurations: network.cni_conf_dir.clone(),
         plugins: network.cni_bin_dir.clone(),
-        plugin: network.cni_plugin.clone().or_else(beside),
+        plugin: network.cni_plugin.clone().or_else(conflist::beside_this_program),
         leases: network.cni_data_dir.clone(),
         state: PathBuf::from(conflist::STATE),
     }
@@ -107,10 +107,19 @@ impl Pods {
             let ring = move || drop(inputs.send(Input::Rules));
             firewall.alert(Box::new(ring)).context("cannot wait for changes of others")?;
         }
-        let mut driver = Driver::new(HostGw::new(node_name, routes), firewalls, settings, reporter);
+        let files = watch_files(inputs.clone());
+        let mut driver = Driver::new(HostGw::new(node_name, routes), firewalls, files, settings, reporter);
         spawn("routes", move || follow(watch, &inputs))?;
         spawn("pods", move || driver.run(&received))
     }
+}
+
+/// Without it they are looked at now and then.
+fn watch_files(inputs: Sender<Input>) -> Option<DirectoryWatch> {
+    let watch = DirectoryWatch::open(Box::new(move || drop(inputs.send(Input::Files))));
+    watch
+        .inspect_err(|error| tracing::warn!(%error, "Nobody tells of changes to the network configuration"))
+        .ok()
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {

@@ -84,11 +84,12 @@ pub fn alias(link: Link, alias: &str) -> Change {
     Change::new(request, format!("give link {} the alias {alias}", link.0))
 }
 
-/// `ip link delete NAME`. One that is not there is deleted. A pair of veth goes together.
-pub fn delete(name: &str) -> Change {
-    let mut request = Request::new(libc::RTM_DELLINK, 0, &[0; INTERFACE_MESSAGE]);
-    request.text(libc::IFLA_IFNAME, name);
-    Change::new(request, format!("delete link {name}")).if_there(libc::ENODEV)
+/// `ip link delete`, by number. One that is not there is deleted. A pair of veth goes together.
+///
+/// The kernel takes its time: [`Network::delete_link`] does not wait for it.
+pub fn delete(link: Link) -> Change {
+    let request = Request::new(libc::RTM_DELLINK, 0, &interface_message(link, 0));
+    Change::new(request, format!("delete link {}", link.0)).if_there(libc::ENODEV)
 }
 
 /// An interface that is there.

@@ -55,9 +55,9 @@ fn links_are_as_they_were_made_and_go_in_pairs() {
         assert_eq!(found.alias.unwrap().len(), 254, "as much as fits");
         assert_eq!(network.links().unwrap().len(), 2, "and lo");
         assert_eq!(network.addresses(here).unwrap(), [], "no link-local address");
-        network.apply([link::delete("here")]).unwrap();
+        network.delete_link("here").unwrap();
         assert_eq!(network.find_link("here").unwrap(), None);
-        network.apply([link::delete("here")]).unwrap();
+        network.delete_link("here").unwrap();
     });
     let there = elsewhere.run(|| Network::open().unwrap().find_link("there").unwrap()).unwrap();
     assert_eq!(there, None);

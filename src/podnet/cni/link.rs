@@ -80,7 +80,7 @@ pub fn connect(
 
 /// Removes the pair, from wherever it is. It may be gone already.
 pub fn disconnect(network: &mut Network, node_end: &str) -> Result<(), CniError> {
-    Ok(network.apply([link::delete(node_end)])?)
+    Ok(network.delete_link(node_end)?)
 }
 
 /// In the namespace of the pod.
