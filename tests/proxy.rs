@@ -346,7 +346,7 @@ fn y5_a_held_lock_delays_only_while_it_is_held() {
     drop(lock);
     let released = Instant::now();
     rig.expect_soon(TO_6);
-    assert!(released.elapsed() < Duration::from_secs(2), "{:?}", released.elapsed());
+    assert!(released.elapsed() < Duration::from_secs(8), "{:?}", released.elapsed());
     assert!(!rig.log().contains("refused a ServicePort"), "{}", rig.log());
 }
 

@@ -147,7 +147,7 @@ async fn e6_a_port_in_use_is_reported_once_and_taken_when_free() {
     drop(taken);
     let start = Instant::now();
     get_until(address.port(), |answer| answer.status == 200).await;
-    assert!(start.elapsed() <= Duration::from_secs(1), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() <= Duration::from_secs(5), "it took {:?}", start.elapsed());
     assert_eq!(node.unbound(), 0);
 }
 

@@ -161,5 +161,6 @@ fn c5_long_lists_are_complete_and_quick() {
     let listed =
         namespace.run(|| flows(&mut KernelConntrack::open().unwrap(), Family::V4, Protocol::Udp)).unwrap();
     assert_eq!(listed.len(), 30_000);
-    assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    // Here it takes a fifth of a second; what is quadratic takes minutes.
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }

@@ -259,5 +259,5 @@ fn seventy_thousand_elements_take_a_moment() {
     sets.change(&removes).unwrap();
     assert_eq!(sets.headers("A").unwrap()[0].elements, 0);
     println!("70,000 elements: added in {added:?}, listed in {listed:?}, all in {:?}", start.elapsed());
-    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }

@@ -218,6 +218,6 @@ fn ten_thousand_routes_take_a_moment() {
         routes.change(family, &removes).unwrap();
         step("removed");
         assert_eq!(shown(&namespace, family), [""; 0]);
-        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
     }
 }
