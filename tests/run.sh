@@ -7,7 +7,7 @@ log=$(mktemp) && trap 'rm -f "$log"' EXIT
 # If more than this fail, it is not for want of time.
 most_again=8
 # A place and a message are enough, and what matters is not lost among frames.
-export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
+export RUST_BACKTRACE=0
 
 # Runs the tests with the arguments given, and puts the names of those that failed into `failed`.
 run() {

@@ -74,7 +74,8 @@ pub fn read(namespace: &Namespace, line: &str) -> Vec<Value> {
 
 pub fn pings(namespace: &Namespace, address: &str) -> bool {
     let mut ping = namespace.command("ping").unwrap();
-    ping.args(["-n", "-c", "1", "-W", "2", address]).output().unwrap().status.success()
+    // Asks until it is answered: a busy kernel is late to let a new link send.
+    ping.args(["-n", "-c", "1", "-i", "0.2", "-w", "10", address]).output().unwrap().status.success()
 }
 
 impl Node {
