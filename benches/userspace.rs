@@ -1,7 +1,8 @@
 //! The userspace mode beside HAProxy (`mode tcp`, splice) and nginx (`stream`), as many threads each, in one lab: a client
 //! outside, the proxies on the node, a server in a pod. Rounds take turns, and medians are shown.
 //!
-//! `cargo bench --bench userspace`; needs root and the packages haproxy, nginx-light and libnginx-mod-stream.
+//! `cargo bench --bench userspace [-- bulk|connections|memory]`; needs root and the packages haproxy, nginx-light and
+//! libnginx-mod-stream.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +20,9 @@ use rustix::net::sockopt;
 
 const ROUNDS: usize = 5;
 const BULK: Duration = Duration::from_secs(2);
-const SHORT: Duration = Duration::from_secs(2);
+/// Many short rounds: what the machine has for all of them changes within seconds.
+const SHORT: Duration = Duration::from_millis(500);
+const SHORT_ROUNDS: usize = 24;
 const CLIENTS: usize = 16;
 const IDLE: usize = 4000;
 
@@ -41,11 +44,26 @@ impl Contender {
 
     /// Of the process and its children, in KiB: what is nobody else's.
     fn memory(&self) -> u64 {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process));
-        let all = children.unwrap_or_default();
-        let all = all.split_whitespace().filter_map(|id| id.parse().ok()).chain([self.process]);
-        all.map(anonymous).sum()
+        self.processes().into_iter().map(anonymous).sum()
     }
+
+    /// What the process and its children have used of processors.
+    fn cpu(&self) -> Duration {
+        self.processes().into_iter().map(cpu).sum()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process));
+        let children = children.unwrap_or_default();
+        children.split_whitespace().filter_map(|id| id.parse().ok()).chain([self.process]).collect()
+    }
+}
+
+/// proc_pid_stat(5): fields 14 and 15, in hundredths of a second.
+fn cpu(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    Duration::from_millis(after_name.take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
 }
 
 fn anonymous(process: u32) -> u64 {
@@ -76,30 +94,50 @@ fn main() {
     let contenders = [
         Contender { name: "ferrovia", first_port: 30081, process: ferrovia },
         Contender { name: "haproxy", first_port: 9181, process: haproxy.0.id() },
+        Contender { name: "haproxy-smart", first_port: 9381, process: haproxy.0.id() },
         Contender { name: "nginx", first_port: 9281, process: nginx.0.id() },
     ];
     wait_for(&lab, &contenders);
-    println!("threads each: {}, rounds: {ROUNDS}, medians", threads());
-    for connections in [1, 64] {
-        let rates = rounds(&contenders, |contender| bulk(&lab, contender.at(0), connections));
-        report(&format!("bulk, {connections} connections, MiB/s"), &contenders, &rates);
+    println!("threads each: {}, medians", threads());
+    let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let is_wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if is_wanted("bulk") {
+        compare_bulk(&lab, &contenders);
     }
-    let short = rounds(&contenders, |contender| connect(&lab, contender.at(1)));
-    let (rates, tails): (Vec<_>, Vec<_>) = short.into_iter().map(|all| all.into_iter().unzip()).unzip();
-    report("connections/s", &contenders, &rates);
-    report("connect + 1 byte, p99, us", &contenders, &tails);
-    let memory: Vec<Vec<f64>> = contenders.iter().map(|contender| vec![idle(&lab, contender)]).collect();
-    report("memory per idle connection, bytes", &contenders, &memory);
+    if is_wanted("connections") {
+        compare_connections(&lab, &contenders);
+    }
+    if is_wanted("memory") {
+        let memory: Vec<Vec<f64>> = contenders.iter().map(|contender| vec![idle(&lab, contender)]).collect();
+        report("memory per idle connection, bytes", &contenders, &memory);
+    }
     drop((proxy, haproxy, nginx));
+}
+
+fn compare_bulk(lab: &Lab, contenders: &[Contender]) {
+    for connections in [1, 64] {
+        let rates = rounds(ROUNDS, contenders, |contender| bulk(lab, contender.at(0), connections));
+        report(&format!("bulk, {connections} connections, MiB/s"), contenders, &rates);
+    }
+}
+
+fn compare_connections(lab: &Lab, contenders: &[Contender]) {
+    let results = rounds(SHORT_ROUNDS, contenders, |contender| connect(lab, contender));
+    let column = |of: fn(&Short) -> f64| -> Vec<Vec<f64>> {
+        results.iter().map(|results| results.iter().map(of).collect()).collect()
+    };
+    report("connections/s", contenders, &column(|short| short.rate));
+    report("connect + 1 byte, p99, us", contenders, &column(|short| short.tail));
+    report("CPU of the process each, us", contenders, &column(|short| short.cpu));
 }
 
 fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn rounds<T>(contenders: &[Contender], measure: impl Fn(&Contender) -> T) -> Vec<Vec<T>> {
+fn rounds<T>(count: usize, contenders: &[Contender], measure: impl Fn(&Contender) -> T) -> Vec<Vec<T>> {
     let mut all: Vec<Vec<T>> = contenders.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
+    for _ in 0..count {
         for (results, contender) in all.iter_mut().zip(contenders) {
             results.push(measure(contender));
         }
@@ -107,14 +145,22 @@ fn rounds<T>(contenders: &[Contender], measure: impl Fn(&Contender) -> T) -> Vec
     all
 }
 
+/// Medians, and for all but the first those of its ratios to the first, round by round.
 fn report(what: &str, contenders: &[Contender], results: &[Vec<f64>]) {
-    print!("{what:40}");
-    for (contender, results) in contenders.iter().zip(results) {
-        let mut sorted = results.clone();
-        sorted.sort_by(f64::total_cmp);
-        print!("  {} {:.0}", contender.name, sorted[sorted.len() / 2]);
+    print!("{what:36}");
+    for (number, (contender, of_contender)) in contenders.iter().zip(results).enumerate() {
+        print!("  {} {:.0}", contender.name, median(of_contender.iter().copied()));
+        if number > 0 {
+            print!(" ({:.2})", median(of_contender.iter().zip(&results[0]).map(|(own, first)| own / first)));
+        }
     }
     println!();
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 fn start_servers(lab: &Lab) {
@@ -177,12 +223,16 @@ fn start(lab: &Lab, program: &str, arguments: &[&str]) -> Running {
 
 fn start_haproxy(lab: &Lab, directory: &Path) -> Running {
     let mut text = format!(
-        "global\n  nbthread {}\n  maxconn 5000\ndefaults\n  mode tcp\n  option splice-auto\n  option tcp-smart-accept\n  \
-         timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n",
+        "global\n  nbthread {}\n  maxconn 5000\ndefaults\n  mode tcp\n  option splice-auto\n  timeout connect 5s\n  \
+         timeout client 1h\n  timeout server 1h\n",
         threads()
     );
     for (name, port) in SERVERS {
-        text += &format!("listen {name}\n  bind 172.18.0.2:{}\n  server pod {POD}:{port}\n", port + 1100);
+        let server = format!("server pod {POD}:{port}");
+        text += &format!("listen {name}\n  bind 172.18.0.2:{}\n  {server}\n", port + 1100);
+        // Spares an acknowledgement, and has clients wait that write twice before they read (HAProxy's manual).
+        let smart = "option tcp-smart-accept";
+        text += &format!("listen {name}-smart\n  {smart}\n  bind 172.18.0.2:{}\n  {server}\n", port + 1300);
     }
     let file = directory.join("haproxy.cfg");
     fs::write(&file, text).unwrap();
@@ -249,9 +299,19 @@ fn bulk(lab: &Lab, to: SocketAddr, connections: usize) -> f64 {
     total.into_inner() as f64 / started.elapsed().as_secs_f64() / f64::from(1 << 20)
 }
 
-/// Connections each second, and the 99th percentile of their times in microseconds.
-fn connect(lab: &Lab, to: SocketAddr) -> (f64, f64) {
+/// Connections that are opened one after the other, with a byte there and back.
+struct Short {
+    /// Each second.
+    rate: f64,
+    /// The 99th percentile of their times, in microseconds.
+    tail: f64,
+    /// That the proxy used for each, in microseconds.
+    cpu: f64,
+}
+
+fn connect(lab: &Lab, contender: &Contender) -> Short {
     let outside = &lab.host_of("172.18.0.100".parse().unwrap()).unwrap().namespace;
+    let (to, used) = (contender.at(1), contender.cpu());
     let started = Instant::now();
     let client = || {
         let mut times = Vec::new();
@@ -271,8 +331,9 @@ fn connect(lab: &Lab, to: SocketAddr) -> (f64, f64) {
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
     let rate = times.len() as f64 / started.elapsed().as_secs_f64();
+    let cpu = (contender.cpu() - used).as_micros() as f64 / times.len() as f64;
     times.sort_by(f64::total_cmp);
-    (rate, times.get(times.len() * 99 / 100).copied().unwrap_or_default())
+    Short { rate, tail: times.get(times.len() * 99 / 100).copied().unwrap_or_default(), cpu }
 }
 
 /// Bytes of process memory for each of many connections that say nothing.
