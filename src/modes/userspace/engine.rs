@@ -1,5 +1,6 @@
-//! The threads that carry the connections. Each has listeners of its own, and what it accepted stays with it.
+//! The threads that carry the connections. A few share a listener, and what one accepted stays with it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,9 @@ use crate::model::{Family, Protocol};
 /// A process that was told to end goes on for so long after its last connection: as long as another one, which found its own
 /// rules changed by this one, may take to look again.
 const QUIET: Duration = Duration::from_secs(4);
+/// Threads that accept from the same listener. Whoever has time takes the next client: a client that waits for one thread,
+/// as with a listener for each, waits longer. The kernel wakes all of them for each client, so they must not be many.
+const WORKERS_OF_A_LISTENER: usize = 4;
 /// How often connections of endpoints that left long ago are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -137,12 +141,11 @@ pub struct Engine {
     pub turn: Arc<Turn>,
 }
 
-/// The listeners of one worker and family.
-struct Sockets {
-    family: Family,
-    from: From,
-    tcp: Arc<OwnedFd>,
-    udp: Arc<OwnedFd>,
+/// A socket that a worker serves, alone or with others.
+#[derive(Clone)]
+struct Served {
+    role: Role,
+    socket: Arc<OwnedFd>,
 }
 
 /// A NodePort on loopback that is listened for. Dropped, it is not any more; connections go on.
@@ -179,28 +182,27 @@ impl Engine {
         mut inherited: Inherited,
     ) -> Result<Self, EngineError> {
         let mut listeners = Listeners::default();
-        let mut of_workers: Vec<Vec<Sockets>> = (0..limits.workers.max(1)).map(|_| Vec::new()).collect();
+        let mut sockets = Vec::new();
         let mut families = Vec::new();
         for family in Family::ALL {
-            match open(family, &mut of_workers, &mut inherited) {
-                Ok(ports) => {
+            match open(family, limits.workers.max(1), &mut inherited) {
+                Ok((ports, opened)) => {
                     families.push(family);
                     *listeners.of_mut(family) = ports;
+                    sockets.extend(opened);
                 }
                 Err(error) if family == Family::V6 && !families.is_empty() => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "No Services of this family");
-                    of_workers.iter_mut().for_each(|sockets| sockets.retain(|of| of.family != family));
                 }
                 Err(error) => return Err(error),
             }
         }
         let idle = Engine::idle(Shared::new(limits, frontends), Group::Captured);
         let mut engine = Engine { listeners, families, ..idle };
-        for of_family in of_workers.iter().flatten() {
-            engine.listening.add(of_family.role(Protocol::Tcp), &of_family.tcp);
-            engine.listening.add(of_family.role(Protocol::Udp), &of_family.udp);
+        for Served { role, socket } in &sockets {
+            engine.listening.add(*role, socket);
         }
-        for (number, sockets) in of_workers.into_iter().enumerate() {
+        for (number, sockets) in share_out(&sockets, limits.workers.max(1)).into_iter().enumerate() {
             engine.start_worker(number, sockets)?;
         }
         Ok(engine)
@@ -314,25 +316,20 @@ impl Engine {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_worker(&mut self, number: usize, sockets: Vec<Sockets>) -> Result<(), EngineError> {
+    fn start_worker(&mut self, number: usize, sockets: Vec<Served>) -> Result<(), EngineError> {
         let (shared, stopped) = (Arc::clone(&self.shared), self.stop.subscribe());
         // Before the thread starts, as it may be in another network namespace.
-        let mut with_replies = Vec::new();
-        for of_family in sockets {
-            let family = of_family.family;
-            let replies = Replies::open(family).map_err(|source| EngineError::Listen {
-                family,
-                what: "answers",
-                source,
-            })?;
-            with_replies.push((of_family, Arc::new(replies)));
+        let mut replies = BTreeMap::new();
+        for family in sockets.iter().map(|served| served.role.family).collect::<BTreeSet<_>>() {
+            let failed = |source| EngineError::Listen { family, what: "answers", source };
+            replies.insert(family, Arc::new(Replies::open(family).map_err(failed)?));
         }
         let runtime = Builder::new_current_thread().enable_all().build().map_err(EngineError::Thread)?;
         self.runtimes.push(runtime.handle().clone());
         let run = move || {
             runtime.block_on(async move {
-                for (sockets, replies) in with_replies {
-                    serve(sockets, replies, &shared, &stopped);
+                for served in sockets {
+                    serve(served, &replies, &shared, &stopped);
                 }
                 sweep(number, &shared).await;
             });
@@ -375,62 +372,82 @@ impl Engine {
     }
 }
 
-/// The same ports for all workers.
 fn open(
     family: Family,
-    of_workers: &mut [Vec<Sockets>],
+    workers: usize,
     inherited: &mut Inherited,
-) -> Result<Ports, EngineError> {
-    let everybody = open_pair(family, From::Everybody, of_workers, inherited)?;
-    let pods = open_pair(family, From::Pods, of_workers, inherited)?;
-    Ok(Ports { everybody, pods })
+) -> Result<(Ports, Vec<Served>), EngineError> {
+    let mut sockets = Vec::new();
+    let mut open = |from, protocol| {
+        let role = Role { family, from, protocol, port: 0 };
+        let what = if protocol == Protocol::Udp { "datagrams" } else { "connections" };
+        let failed = |source| EngineError::Listen { family, what, source };
+        open_all(role, workers, inherited, &mut sockets).map_err(failed)
+    };
+    let mut pair = |from| Ok(Pair { tcp: open(from, Protocol::Tcp)?, udp: open(from, Protocol::Udp)? });
+    let ports = Ports { everybody: pair(From::Everybody)?, pods: pair(From::Pods)? };
+    Ok((ports, sockets))
 }
 
-fn open_pair(
-    family: Family,
-    from: From,
-    of_workers: &mut [Vec<Sockets>],
+/// All with the same port.
+fn open_all(
+    role: Role,
+    workers: usize,
     inherited: &mut Inherited,
-) -> Result<Pair, EngineError> {
-    let failed = |what| move |source| EngineError::Listen { family, what, source };
-    let role = |protocol| Role { family, from, protocol, port: 0 };
-    let mut pair = Pair { tcp: 0, udp: 0 };
+    sockets: &mut Vec<Served>,
+) -> io::Result<u16> {
+    let wanted = workers.div_ceil(workers_of(role.protocol, workers));
+    let mut port = 0;
     // A process with more threads may have had more, and each has clients in its queue.
-    let workers = of_workers.len();
-    for number in 0..workers.max(inherited.count(role(Protocol::Tcp))) {
-        let tcp: std::net::TcpListener = match inherited.take(role(Protocol::Tcp)) {
-            Some(socket) => socket.into(),
-            None => sockets::listen(family, pair.tcp).map_err(failed("connections"))?,
+    for _ in 0..wanted.max(inherited.count(role)) {
+        let socket: socket2::Socket = match (inherited.take(role), role.protocol) {
+            (Some(socket), _) => socket.into(),
+            (None, Protocol::Udp) => sockets::listen_for_datagrams(role.family, port)?,
+            (None, _) => sockets::listen(role.family, port)?,
         };
-        let udp: socket2::Socket = match inherited.take(role(Protocol::Udp)) {
-            Some(socket) => socket.into(),
-            None => sockets::listen_for_datagrams(family, pair.udp).map_err(failed("datagrams"))?,
-        };
-        pair.tcp = tcp.local_addr().map_err(failed("connections"))?.port();
-        let bound = udp.local_addr().map_err(failed("datagrams"))?;
-        pair.udp = bound.as_socket().map_or(0, |address| address.port());
-        let (tcp, udp) = (Arc::new(tcp.into()), Arc::new(udp.into()));
-        of_workers[number % workers].push(Sockets { family, from, tcp, udp });
+        port = socket.local_addr()?.as_socket().map_or(0, |address| address.port());
+        sockets.push(Served { role, socket: Arc::new(socket.into()) });
     }
-    Ok(pair)
+    Ok(port)
 }
 
-impl Sockets {
-    fn role(&self, protocol: Protocol) -> Role {
-        Role { family: self.family, from: self.from, protocol, port: 0 }
+/// What each of the workers serves: something of each role, and together all of it.
+fn share_out(sockets: &[Served], workers: usize) -> Vec<Vec<Served>> {
+    let mut of_workers = vec![Vec::new(); workers];
+    for of_role in sockets.chunk_by(|one, next| one.role == next.role) {
+        for (number, served) in of_role.iter().enumerate() {
+            let share = workers_of(served.role.protocol, workers);
+            let those = (number * share..).take(share);
+            those.for_each(|worker| of_workers[worker % workers].push(served.clone()));
+        }
+    }
+    of_workers
+}
+
+/// How many workers serve the same socket.
+fn workers_of(protocol: Protocol, workers: usize) -> usize {
+    match protocol {
+        // A client's datagrams must all come to the worker that knows its flow.
+        Protocol::Udp => 1,
+        _ => WORKERS_OF_A_LISTENER.min(workers),
     }
 }
 
-fn serve(sockets: Sockets, replies: Arc<Replies>, shared: &Arc<Shared>, stopped: &watch::Receiver<bool>) {
-    let Sockets { family, from, tcp, udp } = sockets;
-    let (of_tcp, of_udp, stopped) = (Arc::clone(shared), Arc::clone(shared), stopped.clone());
+fn serve(
+    Served { role, socket }: Served,
+    replies: &BTreeMap<Family, Arc<Replies>>,
+    shared: &Arc<Shared>,
+    stopped: &watch::Receiver<bool>,
+) {
+    let (shared, stopped) = (Arc::clone(shared), stopped.clone());
+    let replies = replies.get(&role.family).cloned();
     tokio::spawn(async move {
-        of_tcp.frontends.wait_until_open(family).await;
-        tcp::accept(tcp, from, of_tcp, stopped).await;
-    });
-    tokio::spawn(async move {
-        of_udp.frontends.wait_until_open(family).await;
-        udp::serve(udp, from, replies, of_udp).await;
+        shared.frontends.wait_until_open(role.family).await;
+        match (role.protocol, replies) {
+            (Protocol::Udp, Some(replies)) => udp::serve(socket, role.from, replies, shared).await,
+            (Protocol::Udp, None) => {}
+            _ => tcp::accept(socket, role.from, shared, stopped).await,
+        }
     });
 }
 
@@ -454,4 +471,44 @@ pub fn is_exhausted(error: &io::Error) -> bool {
 /// Ends a connection with a reset when it is dropped.
 pub fn abort(socket: &impl AsFd) {
     let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the number of sockets of an earlier process: a socket that is bound and that nobody serves would get a share of
+    /// the clients.
+    #[test]
+    fn each_worker_serves_something_of_each_role_and_every_socket_is_served() {
+        let role = |protocol| Role { family: Family::V4, from: From::Everybody, protocol, port: 0 };
+        for (workers, of_tcp, of_udp) in [(1, 1, 1), (2, 1, 2), (8, 2, 8), (3, 5, 4), (2, 8, 2)] {
+            let socket = || Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+            let some = |protocol, count| {
+                std::iter::repeat_with(move || Served { role: role(protocol), socket: socket() }).take(count)
+            };
+            let sockets: Vec<Served> =
+                some(Protocol::Tcp, of_tcp).chain(some(Protocol::Udp, of_udp)).collect();
+            let shares = share_out(&sockets, workers);
+            assert_eq!(shares.len(), workers);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let serves = |share: &Vec<Served>| share.iter().any(|served| served.role == role(protocol));
+                assert!(shares.iter().all(serves), "{workers} {protocol}");
+            }
+            let is_served = |socket: &Served| {
+                shares.iter().flatten().filter(|served| Arc::ptr_eq(&served.socket, &socket.socket)).count()
+                    > 0
+            };
+            assert!(sockets.iter().all(is_served), "{workers} {of_tcp} {of_udp}");
+        }
+    }
+
+    #[test]
+    fn listeners_for_connections_are_shared_and_those_for_datagrams_are_not() {
+        let mut none = Inherited::default();
+        let (_, sockets) = open(Family::V4, 6, &mut none).unwrap();
+        let count = |protocol| sockets.iter().filter(|served| served.role.protocol == protocol).count();
+        // For everybody and for pods.
+        assert_eq!((count(Protocol::Tcp), count(Protocol::Udp)), (4, 12));
+    }
 }

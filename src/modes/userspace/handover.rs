@@ -127,7 +127,7 @@ impl Inherited {
 #[derive(Clone, Debug)]
 pub struct Listening(Arc<Mutex<Option<Sockets>>>);
 
-/// Threads have one each of the same role.
+/// Threads have several of the same role.
 type Sockets = BTreeMap<Role, Vec<Arc<OwnedFd>>>;
 
 impl Default for Listening {

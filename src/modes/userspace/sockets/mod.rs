@@ -94,14 +94,14 @@ fn domain(family: Family) -> Domain {
     }
 }
 
-/// A listener of one worker. All of them have the same port, and the kernel spreads connections over them.
-pub fn listen(family: Family, port: u16) -> io::Result<std::net::TcpListener> {
+/// A listener of some workers. All of them have the same port, and the kernel spreads connections over them.
+pub fn listen(family: Family, port: u16) -> io::Result<Socket> {
     let socket = bind(family, Type::STREAM, port)?;
     // Accepted sockets have these from the start.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn keepalive() -> TcpKeepalive {
