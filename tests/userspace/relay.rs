@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use socket2::SockRef;
 
 use super::{WEB, listen, start};
 use crate::common::rig::{PATIENCE, Rig, SOON, address, eventually, ip, web};
@@ -86,6 +87,53 @@ fn p3_what_came_before_a_reset_is_passed_on() {
     }
 }
 
+/// A read ends before an urgent byte, and so does splice(2), also where more comes after it.
+#[test]
+fn p3_urgent_bytes_arrive_among_the_others() {
+    const URGENT: u8 = b'!';
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    for length in [0, 100, 300_000] {
+        for client_sends in [true, false] {
+            let (client, server) = pair(&rig, &listener);
+            let (mut sender, mut receiver) = if client_sends { (client, server) } else { (server, client) };
+            let block = vec![b'.'; length];
+            let mut said: Vec<u8> = Vec::new();
+            for _ in 0..3 {
+                said.extend(block.iter().chain(&[URGENT]).chain(&block));
+            }
+            let send = || {
+                for _ in 0..3 {
+                    sender.write_all(&block).unwrap();
+                    SockRef::from(&sender).send_out_of_band(&[URGENT]).unwrap();
+                    sender.write_all(&block).unwrap();
+                    // The kernel knows of one at a time: another one would take its place.
+                    thread::sleep(Duration::from_millis(50));
+                }
+                sender.shutdown(Shutdown::Write).unwrap();
+            };
+            let heard = thread::scope(|scope| {
+                scope.spawn(send);
+                let mut heard = Vec::new();
+                receiver.read_to_end(&mut heard).map(|_| heard)
+            });
+            assert!(heard.unwrap() == said, "{length} bytes, by the client {client_sends}");
+        }
+    }
+}
+
+/// What lasts is looked after at both sides: an end that vanished without a word is found out.
+#[test]
+fn p3_connections_that_last_are_kept_alive() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    let _pair = pair(&rig, &listener);
+    let established = || rig.run("ss -Htno state established dport = :8080 or sport = :80");
+    let are_kept_alive =
+        || established().lines().filter(|line| line.contains("timer:(keepalive")).count() == 2;
+    assert!(eventually(SOON, are_kept_alive), "{}", established());
+}
+
 /// Nobody is looked for any more, and no endpoint is to blame.
 #[test]
 fn a_client_that_resets_before_an_endpoint_was_found_is_let_go() {
@@ -104,6 +152,27 @@ fn a_client_that_resets_before_an_endpoint_was_found_is_let_go() {
     };
     // A machine that is busy may take the 4 s after which it is refused.
     assert!(eventually(PATIENCE, is_let_go), "{}", rig.log());
+}
+
+/// It asked something, so an endpoint gets it, and hears of the end.
+#[test]
+fn p3_a_client_that_asks_and_resets_before_an_endpoint_was_found_is_gone_for_its_endpoint_too() {
+    let rig = start(&[("web.yaml", &web("", &["10.244.2.77", "10.244.1.5"]))]);
+    let listener = listen(&rig, "10.244.1.5:8080");
+    for _ in 0..4 {
+        let mut client = rig.lab.connect(ip("10.244.1.9"), address(WEB), PATIENCE).unwrap();
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        let (mut server, _) = listener.accept().unwrap();
+        let mut question = [0; 8];
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        server.read_exact(&mut question).unwrap();
+        assert_eq!(&question, b"question");
+        assert!(eventually(SOON, || super::metric(&rig, "ferrovia_proxied_active") == 0.0), "{}", rig.log());
+        assert!(eventually(SOON, || server.write_all(b"answer").is_err()));
+    }
 }
 
 /// A server that has much to say to a client that does not listen has to wait, and nothing is lost.

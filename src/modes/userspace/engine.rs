@@ -25,7 +25,7 @@ const QUIET: Duration = Duration::from_secs(4);
 /// Threads that accept from the same listener. Whoever has time takes the next client: a client that waits for one thread,
 /// as with a listener for each, waits longer. The kernel wakes all of them for each client, so they must not be many.
 const WORKERS_OF_A_LISTENER: usize = 4;
-/// How often connections of endpoints that left long ago are looked for.
+/// How often connections of endpoints that left long ago are looked for, and new ones get what only lasting ones need.
 const SWEEP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,8 @@ pub struct Shared {
     /// One for each connection.
     pub connections: Arc<Semaphore>,
     pub pipes: Arc<Semaphore>,
+    /// Changes with each sweep.
+    pub sweeps: Arc<watch::Sender<()>>,
     draws: AtomicU64,
 }
 
@@ -97,6 +99,7 @@ impl Shared {
             limits,
             connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             pipes: Arc::new(Semaphore::new(limits.pipes.min(Semaphore::MAX_PERMITS))),
+            sweeps: Arc::default(),
             draws: AtomicU64::new(rand::random()),
             handed_over: watch::Sender::default(),
         }
@@ -110,6 +113,7 @@ impl Shared {
             limits: Limits { source: Source::ThisNode, ..self.limits },
             connections: Arc::clone(&self.connections),
             pipes: Arc::clone(&self.pipes),
+            sweeps: Arc::clone(&self.sweeps),
             draws: AtomicU64::new(rand::random()),
             handed_over: watch::Sender::default(),
         }
@@ -459,6 +463,7 @@ async fn sweep(number: usize, shared: &Shared) {
     loop {
         tokio::time::sleep(SWEEP).await;
         shared.frontends.end_drains(Instant::now(), shared.limits.drain);
+        shared.sweeps.send_replace(());
     }
 }
 

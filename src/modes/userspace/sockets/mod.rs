@@ -5,6 +5,7 @@ mod replies;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, TcpKeepalive, Type};
@@ -100,6 +101,7 @@ pub fn listen(family: Family, port: u16) -> io::Result<Socket> {
     // Accepted sockets have these from the start.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
+    socket.set_out_of_band_inline(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
@@ -138,16 +140,27 @@ pub enum Origin {
     Client(SocketAddr),
 }
 
-/// A socket for one connection to an endpoint.
+/// A socket for one connection to an endpoint. Each option is a system call, and most connections end before they need
+/// [`send_at_once`] or [`keep_alive`].
 pub fn towards(family: Family, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(domain(family), kind.nonblocking().cloexec(), None)?;
     if kind == Type::STREAM {
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&keepalive())?;
-        // Where it may not be set, memory is all that is lost.
+        // Later it would keep the window as small as it is then. Where it may not be set, memory is all that is lost.
         let _ = set_option_to(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, FROM_ENDPOINT);
     }
     Ok(socket)
+}
+
+/// Whatever is written is sent, also when what was sent before is not acknowledged yet.
+pub fn send_at_once(socket: &Socket) {
+    // Where it may not be set, time is all that is lost.
+    let _ = socket.set_tcp_nodelay(true);
+}
+
+/// An end that vanished without a word is found out.
+pub fn keep_alive(socket: &Socket) {
+    // Where it may not be set, a dead connection stays until somebody writes to it.
+    let _ = socket.set_tcp_keepalive(&keepalive());
 }
 
 /// Before it is connected.
@@ -178,7 +191,6 @@ fn set_option(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
 }
 
 fn set_option_to(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is an integer that lives until the call returns, and `length` is its length.
     let result =

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Socket, Type};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::stream::Stream;
 use super::{Client, PAUSE};
 use crate::model::route::{self, Packet, Ruling};
 use crate::model::{Family, Locality, NodePolicy, Protocol, TrafficPolicy};
@@ -26,7 +26,7 @@ const ATTEMPTS: [Duration; 4] =
 const WAIT_FOR_SOCKET: Duration = Duration::from_secs(30);
 
 pub struct Connected {
-    pub upstream: TcpStream,
+    pub upstream: Stream,
     pub lease: Lease,
     pub active: Active,
     pub service: Arc<Service>,
@@ -86,7 +86,7 @@ fn interface(node: &NodePolicy, from: engine::From) -> Option<&str> {
 
 /// `None` if there is no endpoint for it, or none that answers.
 pub async fn connect(client: &Client, from: engine::From, shared: &Shared) -> Option<Connected> {
-    let (peer, destination) = (client.address, client.stream.local_addr().ok()?);
+    let (peer, destination) = (client.address, client.stream.socket().local_addr().ok()?.as_socket()?);
     let admitted = admit(shared, Protocol::Tcp, peer, destination, from)?;
     let meter = admitted.service.meter();
     let active = Active::new(meter);
@@ -139,7 +139,7 @@ async fn attempt(
     (socket, origin): (Socket, Origin),
     patience: Duration,
     service: &Service,
-) -> io::Result<TcpStream> {
+) -> io::Result<Stream> {
     let member = lease.member();
     let started = Instant::now();
     let connected = match leads_back(shared, Protocol::Tcp, member.address) {
@@ -168,32 +168,29 @@ async fn open(
     endpoint: SocketAddr,
     origin: Origin,
     patience: Duration,
-) -> io::Result<TcpStream> {
+) -> io::Result<Stream> {
     sockets::show(&socket, Type::STREAM, origin)?;
     match socket.connect(&endpoint.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    let connecting = Connecting(Some(TcpStream::from_std(socket.into())?));
+    let connecting = Connecting(Some(Stream::new(socket)?));
     connecting.wait(patience).await
 }
 
 /// Dropped, it ends with a reset: its endpoint may have accepted already, and must not take the end for a client's.
-struct Connecting(Option<TcpStream>);
+struct Connecting(Option<Stream>);
 
 impl Connecting {
-    async fn wait(mut self, patience: Duration) -> io::Result<TcpStream> {
+    async fn wait(mut self, patience: Duration) -> io::Result<Stream> {
         let Some(stream) = &self.0 else { return Err(io::ErrorKind::NotConnected.into()) };
         timeout(patience, stream.writable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
-        }
         self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.0.iter().for_each(engine::abort);
+        self.0.iter().for_each(|stream| engine::abort(stream.socket()));
     }
 }

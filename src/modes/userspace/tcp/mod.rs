@@ -2,7 +2,9 @@
 
 pub mod connect;
 mod relay;
+mod stream;
 
+use std::convert::Infallible;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -11,22 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{SocketFlags, acceptfrom_with};
-use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::coop::consume_budget;
 
 use super::engine::{From, Shared, abort, is_exhausted};
+use super::sockets;
 use connect::Connected;
+use relay::{End, Side};
+use stream::Stream;
 
 /// How long accepting waits where there are no file descriptors. What is open goes on meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who connected.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     address: SocketAddr,
 }
 
@@ -69,7 +72,7 @@ pub async fn accept(listener: Arc<OwnedFd>, from: From, shared: Arc<Shared>, sto
 fn take(listener: &OwnedFd) -> io::Result<Client> {
     let (socket, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let address = address.and_then(|address| address.try_into().ok()).ok_or(io::ErrorKind::NotConnected)?;
-    Ok(Client { stream: TcpStream::from_std(socket.into())?, address })
+    Ok(Client { stream: Stream::new(socket.into())?, address })
 }
 
 async fn wait_for_room(shared: &Shared) -> Option<OwnedSemaphorePermit> {
@@ -95,30 +98,46 @@ async fn serve(
     };
     match connected {
         Some(connected) => carry(client.stream, connected, &shared, stopped).await,
-        None => abort(&client.stream),
+        None => abort(client.stream.socket()),
     }
 }
 
 /// Whether a client reset its connection and left nothing that an endpoint could be told.
-async fn has_gone(client: &TcpStream) {
-    let _ = client.ready(Interest::ERROR).await;
+async fn has_gone(client: &Stream) {
+    client.broken().await;
     let mut any = [MaybeUninit::uninit()];
-    if SockRef::from(client).peek(&mut any).is_ok_and(|length| length > 0) {
+    if client.socket().peek(&mut any).is_ok_and(|length| length > 0) {
         std::future::pending().await
     }
 }
 
 /// However it ends, both sides hear of it in the same way: the end of one direction is passed on by the relay, and
 /// everything else is a reset.
-async fn carry(client: TcpStream, connected: Connected, shared: &Shared, mut stopped: watch::Receiver<bool>) {
+async fn carry(client: Stream, connected: Connected, shared: &Shared, mut stopped: watch::Receiver<bool>) {
     let Connected { upstream, lease, active: _active, service } = connected;
-    let relayed = tokio::select! {
-        relayed = relay::relay(&client, &upstream, service.meter(), &shared.pipes) => relayed.is_ok(),
-        () = lease.member().end.notified() => false,
-        _ = stopped.changed() => false,
+    let gone = tokio::select! {
+        end = relay::relay(&client, &upstream, service.meter(), &shared.pipes) => match end {
+            End::Both => return,
+            End::Broken(side) => Some(side),
+            End::Failed => None,
+        },
+        () = lease.member().end.notified() => None,
+        _ = stopped.changed() => None,
+        never = keep_alive(&upstream, shared) => match never {},
     };
-    if !relayed {
-        abort(&client);
-        abort(&upstream);
+    if gone != Some(Side::Client) {
+        abort(client.socket());
     }
+    if gone != Some(Side::Endpoint) {
+        abort(upstream.socket());
+    }
+}
+
+/// Only what lasts for a while needs it. The client's socket has it from its listener.
+async fn keep_alive(upstream: &Stream, shared: &Shared) -> Infallible {
+    let mut sweeps = shared.sweeps.subscribe();
+    // The sender lives as long as the workers.
+    let _ = sweeps.changed().await;
+    sockets::keep_alive(upstream.socket());
+    std::future::pending().await
 }
