@@ -15,6 +15,7 @@ pub mod netns;
 pub mod nftables;
 pub mod routes;
 pub mod rtnetlink;
+pub mod scheduling;
 pub mod sysctl;
 pub mod uplink;
 pub mod virtual_addresses;

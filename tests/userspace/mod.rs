@@ -7,7 +7,9 @@ mod restart;
 mod sessions;
 
 use std::net::{IpAddr, TcpListener};
+use std::time::Duration;
 
+use ferrovia::kernel::scheduling;
 use ferrovia::lab::Observed;
 use ferrovia::model::Protocol;
 
@@ -80,6 +82,23 @@ fn p2_affinity_moves_away_from_an_endpoint_that_does_not_answer() {
     assert_ne!(first, second);
     rig.lab.listen(std::net::SocketAddr::new(first, 8080), Protocol::Tcp).unwrap();
     assert!((0..10).all(|_| server_of(&rig, "10.244.1.9") == Some(second)), "{}", rig.log());
+}
+
+/// Connections must not wait behind what else the node computes.
+#[test]
+fn threads_that_carry_connections_run_in_short_slices() {
+    let rig = start(&[]);
+    let threads = format!("/proc/{}/task", rig.process());
+    let carries = |thread: &u32| {
+        std::fs::read_to_string(format!("{threads}/{thread}/comm")).unwrap().starts_with("proxy-")
+    };
+    let all = std::fs::read_dir(&threads).unwrap();
+    let all = all.filter_map(|thread| thread.unwrap().file_name().to_str()?.parse().ok());
+    let slices: Vec<_> = all.filter(carries).map(|thread| scheduling::slice_of(thread).unwrap()).collect();
+    // Not before Linux 6.12.
+    let has_slices = scheduling::slice_of(0).unwrap().is_some();
+    let expected = has_slices.then_some(Duration::from_micros(100));
+    assert!(!slices.is_empty() && slices.iter().all(|slice| *slice == expected), "{slices:?}");
 }
 
 #[test]

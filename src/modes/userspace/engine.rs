@@ -17,6 +17,7 @@ use super::frontends::Frontends;
 use super::handover::{self, Group, Inherited, Listening, Predecessor, Role, Turn};
 use super::sockets::{self, Listeners, Pair, Ports, Replies};
 use super::{tcp, udp};
+use crate::kernel::scheduling;
 use crate::model::{Family, Protocol};
 
 /// A process that was told to end goes on for so long after its last connection: as long as another one, which found its own
@@ -25,6 +26,10 @@ const QUIET: Duration = Duration::from_secs(4);
 /// Threads that accept from the same listener. Whoever has time takes the next client: a client that waits for one thread,
 /// as with a listener for each, waits longer. The kernel wakes all of them for each client, so they must not be many.
 const WORKERS_OF_A_LISTENER: usize = 4;
+/// How long a thread runs before others get their turn, and so how soon it gets its own: on a busy node, where it would wait
+/// for milliseconds, that is what the slowest connections take. The shortest that the kernel takes; for what comes at once it is
+/// enough.
+const SLICE: Duration = Duration::from_micros(100);
 /// How often connections of endpoints that left long ago are looked for, and new ones get what only lasting ones need.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -331,6 +336,9 @@ impl Engine {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(EngineError::Thread)?;
         self.runtimes.push(runtime.handle().clone());
         let run = move || {
+            if let Err(error) = scheduling::run_in_slices_of(SLICE) {
+                tracing::debug!(%error, "The kernel refuses short slices");
+            }
             runtime.block_on(async move {
                 for served in sockets {
                     serve(served, &replies, &shared, &stopped);
