@@ -475,9 +475,9 @@ async fn sweep(number: usize, shared: &Shared) {
     }
 }
 
-/// Whether there are no file descriptors or no memory: to be waited for.
+/// Whether there are no file descriptors, no memory or no room among what is watched: to be waited for.
 pub fn is_exhausted(error: &io::Error) -> bool {
-    const EXHAUSTED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    const EXHAUSTED: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
     error.raw_os_error().is_some_and(|errno| EXHAUSTED.contains(&errno))
 }
 

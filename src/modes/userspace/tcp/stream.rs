@@ -7,6 +7,8 @@ use socket2::Socket;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::io::{Interest, Ready};
 
+use crate::modes::userspace::engine::abort;
+
 /// Like tokio's own, but that it hears of urgent data too. Without that, a read that fills its buffer in part would not mean
 /// that nothing is left: it ends before an urgent byte as well (tcp(7)).
 pub struct Stream(AsyncFd<Socket>);
@@ -28,11 +30,17 @@ pub enum Then {
 
 impl Stream {
     /// # Errors
-    /// Where the kernel has no memory for it, or this process may watch no more.
+    /// Where the kernel has no memory for it, or this user may watch no more (`fs.epoll.max_user_watches`). The other end
+    /// sees a reset: nothing was said to it.
     pub fn new(socket: Socket) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         // SAFETY: the socket owns its descriptor, which stays the same and open until it is dropped.
-        Ok(Stream(unsafe { AsyncFd::register_with_interest(socket, interest)? }))
+        let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
+        watched.map(Stream).map_err(|error| {
+            let (socket, error) = error.into_parts();
+            abort(&socket);
+            error
+        })
     }
 
     pub fn socket(&self) -> &Socket {
